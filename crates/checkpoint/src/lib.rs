@@ -1,0 +1,58 @@
+//! State that survives: files that are either whole and verified, or not there.
+
+mod atomic;
+mod state;
+mod store;
+
+pub use atomic::write_atomic;
+pub use state::{State, StateRef};
+pub use store::{Found, Rejected, Store};
+
+use std::path::PathBuf;
+
+use miette::Diagnostic;
+use thiserror::Error;
+
+/// A checkpoint that cannot be written or read.
+#[derive(Debug, Error, Diagnostic)]
+pub enum CheckpointError {
+    /// The system refused a write, a flush or a rename.
+    #[error("cannot write {}", path.display())]
+    #[diagnostic(
+        code(run::write_failed),
+        help(
+            "is the disk full or read-only? what was saved before is untouched; run the same command again to resume"
+        )
+    )]
+    Write {
+        /// The file that was to appear.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The system refused a read.
+    #[error("cannot read {}", path.display())]
+    #[diagnostic(code(input::checkpoint_unreadable), help("check that the path is right and readable"))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file's bytes are not what was written.
+    #[error("{} is not a sound checkpoint: {reason}", path.display())]
+    #[diagnostic(
+        code(input::checkpoint_damaged),
+        help(
+            "the file is torn or altered; resume from another one with --resume PATH, or start over with --resume never"
+        )
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+}

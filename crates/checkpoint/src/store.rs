@@ -1,0 +1,179 @@
+//! A folder of state files: the newest sound one is found, old ones are removed.
+
+use std::path::{Path, PathBuf};
+
+use crate::{CheckpointError, State, StateRef};
+
+const PREFIX: &str = "step-";
+const SUFFIX: &str = ".ckpt";
+
+/// The checkpoints of a run.
+#[derive(Debug, Clone)]
+pub struct Store {
+    folder: PathBuf,
+    keep: usize,
+}
+
+/// What a search for the newest state came to.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The newest sound state and its file.
+    pub state: Option<(PathBuf, State)>,
+    /// Newer files that were refused, newest first.
+    pub rejected: Vec<Rejected>,
+}
+
+/// A file that was refused, and why.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The file.
+    pub path: PathBuf,
+    /// Why it was refused.
+    pub reason: CheckpointError,
+}
+
+impl Store {
+    /// The store in `folder`, of which the newest `keep` (at least one) files are kept.
+    pub fn new(folder: impl Into<PathBuf>, keep: usize) -> Self {
+        Self { folder: folder.into(), keep: keep.max(1) }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The file that holds the state after `step`.
+    pub fn path_of(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("{PREFIX}{step:08}{SUFFIX}"))
+    }
+
+    /// Writes a state, then removes the oldest ones beyond the limit. Returns the new file.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Write`]; then every earlier file is still there.
+    pub fn save(&self, state: StateRef<'_>) -> Result<PathBuf, CheckpointError> {
+        let write_error = |source| CheckpointError::Write { path: self.folder.clone(), source };
+        std::fs::create_dir_all(&self.folder).map_err(write_error)?;
+        let path = self.path_of(state.step);
+        state.write(&path)?;
+        let files = self.list()?;
+        for (_, old) in files.iter().rev().skip(self.keep) {
+            // A file that cannot be removed costs space, not correctness.
+            let _ = std::fs::remove_file(old);
+        }
+        Ok(path)
+    }
+
+    /// The newest file that verifies, and the newer ones that do not.
+    ///
+    /// # Errors
+    /// Only when the folder itself cannot be listed.
+    pub fn newest(&self) -> Result<Found, CheckpointError> {
+        let mut found = Found::default();
+        for (_, path) in self.list()?.into_iter().rev() {
+            match State::read(&path) {
+                Ok(state) => {
+                    found.state = Some((path, state));
+                    break;
+                }
+                Err(reason) => found.rejected.push(Rejected { path, reason }),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes what a killed writer left behind. Call it only while holding the run's lock.
+    pub fn remove_leftovers(&self) {
+        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(".gpart-") && name.ends_with(".tmp") {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// State files by step, oldest first. A folder that is not there holds none.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Read`] when the folder exists and cannot be listed.
+    pub fn list(&self) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
+        let entries = match std::fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(CheckpointError::Read { path: self.folder.clone(), source }),
+        };
+        let mut files: Vec<(u64, PathBuf)> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                let step = name.to_str()?.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()?;
+                Some((step, entry.path()))
+            })
+            .collect();
+        files.sort();
+        Ok(files)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn save(store: &Store, step: u64) -> PathBuf {
+        let vector: Vec<f32> = (0..5).map(|i| i as f32 + step as f32).collect();
+        let meta = serde_json::json!({"note": "größe"});
+        store
+            .save(StateRef { step, meta: &meta, theta: &vector, exp_avg: &vector, exp_avg_sq: &vector })
+            .unwrap()
+    }
+
+    #[test]
+    fn newest_is_found_and_old_ones_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().join("checkpoints"), 2);
+        assert!(store.newest().unwrap().state.is_none());
+        for step in [1, 2, 10] {
+            save(&store, step);
+        }
+        let steps: Vec<u64> = store.list().unwrap().into_iter().map(|(step, _)| step).collect();
+        assert_eq!(steps, [2, 10]);
+        let (_, state) = store.newest().unwrap().state.unwrap();
+        assert_eq!((state.step, state.theta[0], state.meta["note"].as_str()), (10, 10.0, Some("größe")));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path(), 5);
+        save(&store, 1);
+        let path = save(&store, 2);
+        let whole = std::fs::read(&path).unwrap();
+        let refused = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let found = store.newest().unwrap();
+            assert_eq!(found.rejected.len(), 1);
+            assert_eq!(found.state.unwrap().1.step, 1);
+        };
+        for byte in 0..whole.len() {
+            let mut altered = whole.clone();
+            altered[byte] ^= 1 << (byte % 8);
+            refused(&altered);
+            refused(&whole[..byte]);
+        }
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        // The target is a folder: the rename fails after the temporary file was written.
+        let target = folder.path().join("taken");
+        std::fs::create_dir(&target).unwrap();
+        std::fs::write(target.join("inside"), "kept").unwrap();
+        assert!(crate::write_atomic(&target, &[b"new"]).is_err());
+        assert_eq!(std::fs::read_to_string(target.join("inside")).unwrap(), "kept");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+}

@@ -1,0 +1,23 @@
+//! Exit codes.
+
+/// How the process ends. These numbers are a contract with launchers and scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// The run failed.
+    Failed = 1,
+    /// The user's input is wrong; nothing was changed.
+    Input = 2,
+}
+
+impl Exit {
+    /// By the error's code: `input::…` is the user's to mend.
+    pub fn of(error: &dyn miette::Diagnostic) -> Self {
+        match error.code().is_some_and(|code| code.to_string().starts_with("input::")) {
+            true => Self::Input,
+            false => Self::Failed,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! `metamath` and `config metamath`.
+
+use std::path::{Path, PathBuf};
+
+use comm::Communicator;
+use config::{Resolved, TrainArgs};
+use trainer::{Surroundings, TrainError};
+
+use crate::exit::Exit;
+use crate::logging::LogFile;
+use crate::ui::Ui;
+use crate::{fail, report};
+
+/// Trains.
+pub fn metamath(args: &TrainArgs) -> Exit {
+    let comm = match comm::start() {
+        Ok(comm) => comm,
+        Err(error) => return fail(&error),
+    };
+    // Every rank comes to the same verdict on the same command line; one of them says so.
+    let resolved = match resolve(args) {
+        Ok(resolved) => resolved,
+        Err(error) if comm.rank() == 0 => return fail(&error),
+        Err(error) => return Exit::of(&error),
+    };
+    match train(resolved, comm.as_ref()) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            let exit = if error.is_input() { Exit::Input } else { Exit::Failed };
+            if !matches!(error, TrainError::Elsewhere { .. }) {
+                report::print(&error);
+            }
+            exit
+        }
+    }
+}
+
+fn train(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError> {
+    if let Some(earlier) = trainer::earlier_settings(&resolved.config, comm)? {
+        resolved.keep_from(&earlier);
+    }
+    let config = &resolved.config;
+    let log = LogFile::start(config.log_level);
+    let ui = Ui::new(config);
+    if comm.rank() == 0 {
+        resolved.warnings.iter().for_each(|warning| ui.warning(warning));
+    }
+    let surroundings = Surroundings {
+        comm,
+        cache_dir: cache_dir(),
+        observe: &|event| ui.event(event),
+        opened: &|folder| {
+            if let Err(error) = log.attach(folder, comm.rank()) {
+                ui.warning(&format!("no log file in {}: {error}", folder.display()));
+            }
+        },
+    };
+    let summary = trainer::run(config, &surroundings)?;
+    if comm.rank() == 0 {
+        ui.summary(&summary);
+    }
+    Ok(())
+}
+
+/// Prints the resolved settings.
+pub fn show_config(args: &TrainArgs, json: bool) -> Exit {
+    let resolved = match resolve(args) {
+        Ok(resolved) => resolved,
+        Err(error) => return fail(&error),
+    };
+    crate::ui::show_settings(&resolved, json);
+    Exit::Done
+}
+
+fn resolve(args: &TrainArgs) -> Result<Resolved, config::ConfigError> {
+    config::resolve(args, utf8_environment(), &preset_folders())
+}
+
+/// Variables whose name and value are text; others cannot be settings of ours.
+fn utf8_environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Where presets are looked for: `GPART_CONFIGS`, `configs` here, `configs` beside or above the binary.
+fn preset_folders() -> Vec<PathBuf> {
+    let named = std::env::var_os("GPART_CONFIGS").map(PathBuf::from);
+    let here = Some(PathBuf::from("configs"));
+    let binary = std::env::current_exe().ok();
+    let above = binary.iter().flat_map(|path| path.ancestors().skip(1).take(4)).map(|p| p.join("configs"));
+    named.into_iter().chain(here).chain(above).filter(|folder| folder.is_dir()).collect()
+}
+
+/// Tokens are cached with the user's other caches.
+fn cache_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(base.join(Path::new("gpart-dist/tokens")))
+}

@@ -1,0 +1,21 @@
+//! Whether somebody watches.
+
+use std::io::IsTerminal;
+
+/// Whether standard output ends at a terminal. Under mpirun every rank writes to a pseudo-terminal of mpirun's, so
+/// there the question is where mpirun's own output goes.
+pub fn is_terminal() -> bool {
+    if !std::io::stdout().is_terminal() {
+        return false;
+    }
+    match comm::launcher_world(|name| std::env::var(name).ok()) {
+        None => true,
+        Some(_) => parent_writes_to_terminal().unwrap_or(false),
+    }
+}
+
+fn parent_writes_to_terminal() -> Option<bool> {
+    let target = std::fs::read_link(format!("/proc/{}/fd/1", std::os::unix::process::parent_id())).ok()?;
+    let target = target.to_str()?;
+    Some(target.starts_with("/dev/pts/") || target.starts_with("/dev/tty") || target == "/dev/console")
+}

@@ -1,0 +1,288 @@
+//! What a person sees of a run: a progress bar on a terminal, plain lines elsewhere.
+
+use std::io::Write;
+use std::sync::Mutex;
+
+use config::{Progress, Resolved, TrainConfig};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use trainer::{Event, StartInfo, StepMetrics, Summary};
+
+use crate::terminal;
+
+/// The view of a run.
+pub struct Ui {
+    style: Style,
+    logging_steps: u64,
+    model: String,
+    bar: Mutex<ProgressBar>,
+    total_steps: Mutex<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Style {
+    Bar,
+    Plain,
+    Silent,
+}
+
+impl Ui {
+    /// The view that `--progress` asks for.
+    pub fn new(config: &TrainConfig) -> Self {
+        let style = match config.progress {
+            Progress::Bar => Style::Bar,
+            Progress::Plain => Style::Plain,
+            Progress::None => Style::Silent,
+            Progress::Auto if terminal::is_terminal() => Style::Bar,
+            Progress::Auto => Style::Plain,
+        };
+        Self {
+            style,
+            logging_steps: config.logging_steps.max(1) as u64,
+            model: config.model.clone(),
+            bar: Mutex::new(ProgressBar::hidden()),
+            total_steps: Mutex::new(0),
+        }
+    }
+
+    /// Shows an event.
+    pub fn event(&self, event: Event<'_>) {
+        match event {
+            Event::Stage(what) => self.stage(what),
+            Event::Progress { done, total } => self.progress(done, total),
+            Event::Note(text) => self.line(&text),
+            Event::Warning(text) => self.warning(&text),
+            Event::Start(start) => self.start(start),
+            Event::Step(metrics) => self.step(metrics),
+            Event::HeldOut { step, loss, before } => self.held_out(step, loss, before),
+            Event::Sample { step, prompt, text } => self.sample(step, prompt, text),
+            Event::Saved { .. } => {}
+        }
+    }
+
+    /// Shows a warning.
+    pub fn warning(&self, text: &str) {
+        let line = format!("warning: {text}\n");
+        self.with_bar(|bar| {
+            bar.suspend(|| {
+                let _ = std::io::stderr().write_all(line.as_bytes());
+            });
+        });
+    }
+
+    /// Shows what a finished run came to, and what to do next.
+    pub fn summary(&self, summary: &Summary) {
+        self.with_bar(|bar| bar.finish_and_clear());
+        if self.style == Style::Silent {
+            return;
+        }
+        let folder = summary.output.display();
+        let mut text = match summary.steps_now {
+            0 => format!("\nthis run was complete: {} steps\n", summary.steps),
+            now => format!(
+                "\ndone: {now} steps in {}, {} tokens in all\n",
+                seconds(summary.seconds),
+                grouped(summary.num_tokens)
+            ),
+        };
+        if let (Some(before), Some(after)) = (summary.held_out_before, summary.held_out_after) {
+            text += &format!(
+                "  held-out loss  {before:.4} → {after:.4}  ({:+.4} nats a token)\n",
+                after - before
+            );
+        }
+        text += &format!("  adapter        {folder}  ({})\n", bytes(summary.adapter_bytes));
+        text += &format!("  ‖ΔW‖ = ‖θ‖     {:.4}\n", summary.theta_norm);
+        text += "next:\n";
+        text += &format!("  gpart-dist inspect adapter {folder}\n");
+        text += &format!("  tensorboard --logdir {folder}/tensorboard\n");
+        text += "  # in Python, with the official GPart fork of PEFT:\n";
+        text += &format!("  PeftModel.from_pretrained(base_model, \"{folder}\")\n");
+        self.line(text.trim_end_matches('\n'));
+    }
+
+    fn start(&self, start: &StartInfo) {
+        *lock(&self.total_steps) = start.total_steps;
+        self.clear();
+        self.line(&start_text(start, &self.model));
+        if self.style == Style::Bar {
+            let bar = ProgressBar::with_draw_target(Some(start.total_steps), ProgressDrawTarget::stdout());
+            let template = "step {pos}/{len} {wide_bar:.cyan/black.bright} {msg} eta {eta}";
+            bar.set_style(style(template));
+            bar.set_position(start.first_step);
+            bar.reset_eta();
+            *lock(&self.bar) = bar;
+        }
+    }
+
+    fn step(&self, metrics: &StepMetrics) {
+        let StepMetrics { step, epoch, loss, grad_norm, learning_rate, tokens_per_second, .. } = metrics;
+        self.with_bar(|bar| {
+            bar.set_message(format!("loss {loss:.4} · {tokens_per_second:.0} tokens/s"));
+            bar.set_position(*step);
+        });
+        let total = *lock(&self.total_steps);
+        let due = *step == 1 || step.is_multiple_of(self.logging_steps) || *step == total;
+        if self.style == Style::Plain && due {
+            self.line(&format!(
+                "step {step}/{total}  epoch {epoch:.2}  loss {loss:.4}  grad norm {grad_norm:.4}  \
+                 lr {learning_rate:.2e}  {tokens_per_second:.0} tokens/s"
+            ));
+        }
+    }
+
+    fn held_out(&self, step: u64, loss: f64, before: Option<f64>) {
+        let before = before.map(|before| format!("  (was {before:.4})")).unwrap_or_default();
+        self.line(&format!("held-out loss after step {step}: {loss:.4} nats a token{before}"));
+    }
+
+    fn sample(&self, step: u64, prompt: &str, text: &str) {
+        let when = if step == 0 { "before training".to_owned() } else { format!("after step {step}") };
+        let body = format!("{prompt}▸{text}").replace('\n', "\n  │ ");
+        self.line(&format!("sample {when} (the continuation begins at ▸):\n  │ {body}"));
+    }
+
+    fn stage(&self, what: &'static str) {
+        match self.style {
+            Style::Bar => {
+                let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stdout());
+                bar.set_style(style("{msg} {wide_bar:.cyan/black.bright} {pos}/{len}"));
+                bar.set_message(what);
+                let training = lock(&self.bar).length().is_some_and(|len| len == *lock(&self.total_steps));
+                if !training {
+                    self.clear();
+                    *lock(&self.bar) = bar;
+                }
+            }
+            Style::Plain => self.line(&format!("{what} …")),
+            Style::Silent => {}
+        }
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        self.with_bar(|bar| {
+            bar.set_length(total);
+            bar.set_position(done);
+        });
+    }
+
+    fn clear(&self) {
+        self.with_bar(|bar| bar.finish_and_clear());
+    }
+
+    fn line(&self, text: &str) {
+        if self.style != Style::Silent {
+            self.with_bar(|bar| bar.suspend(|| print(text)));
+        }
+    }
+
+    fn with_bar(&self, act: impl FnOnce(&ProgressBar)) {
+        act(&lock(&self.bar));
+    }
+}
+
+fn start_text(start: &StartInfo, model: &str) -> String {
+    let ranks = match start.ranks {
+        1 => "1 rank".to_owned(),
+        ranks => format!("{ranks} ranks"),
+    };
+    let threads = if start.threads == 1 { "1 thread" } else { &format!("{} threads", start.threads) };
+    let resumed = match start.first_step {
+        0 => String::new(),
+        step => format!(", resumed after step {step}"),
+    };
+    format!(
+        "gpart-dist {version}\n\
+         \x20 model    {model}: {parameters} parameters, {dtype}\n\
+         \x20 adapter  θ of {d} numbers over {adapted} weights of {modules} modules ({min} to {max} a number)\n\
+         \x20 data     {rows} rows, {tokens} tokens\n\
+         \x20 step     {per_step} rows = {micro} micro-batches of {size} over {ranks} ({threads} each, {backend})\n\
+         \x20 run      {steps} steps, {epochs} epochs → {output}{resumed}",
+        version = env!("CARGO_PKG_VERSION"),
+        parameters = grouped(start.parameters),
+        dtype = start.dtype,
+        d = grouped(start.d),
+        adapted = grouped(start.adapted),
+        modules = start.modules,
+        min = grouped(start.group_sizes.0),
+        max = grouped(start.group_sizes.1),
+        rows = grouped(start.rows as u64),
+        tokens = grouped(start.tokens),
+        per_step = start.rows_per_step,
+        micro = start.micro_batches,
+        size = start.micro_batch_size,
+        backend = start.backend,
+        steps = grouped(start.total_steps),
+        epochs = start.epochs,
+        output = start.output.display(),
+    )
+}
+
+/// Prints the resolved settings: key, value, origin.
+pub fn show_settings(resolved: &Resolved, json: bool) {
+    let rows = config::render(resolved);
+    if json {
+        let entry = |row: &config::Row| {
+            (row.key.to_owned(), serde_json::json!({"value": row.value, "from": row.origin.to_string()}))
+        };
+        let map: serde_json::Map<String, serde_json::Value> = rows.iter().map(entry).collect();
+        print(&serde_json::to_string_pretty(&map).unwrap_or_default());
+        return;
+    }
+    let width = |get: &dyn Fn(&config::Row) -> usize| rows.iter().map(get).max().unwrap_or(0);
+    let keys = width(&|row| row.key.len());
+    let values = width(&|row| row.value.chars().count()).min(44);
+    for row in &rows {
+        print(&format!("{:keys$}  {:values$}  {}", row.key, row.value.replace('\n', "\\n"), row.origin));
+    }
+    for warning in &resolved.warnings {
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    }
+}
+
+/// Prints a line to standard output. A reader that has gone away is no reason to stop a run.
+pub fn print(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// 1234567 as `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number of bytes in decimal units.
+pub fn bytes(number: u64) -> String {
+    let number = number as f64;
+    match number {
+        n if n < 1e3 => format!("{n} bytes"),
+        n if n < 1e6 => format!("{:.1} kB", n / 1e3),
+        n if n < 1e9 => format!("{:.1} MB", n / 1e6),
+        n => format!("{:.1} GB", n / 1e9),
+    }
+}
+
+fn seconds(number: f64) -> String {
+    let whole = number.round() as u64;
+    match whole {
+        0..60 => format!("{number:.1} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━━─")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

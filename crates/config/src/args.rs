@@ -1,0 +1,82 @@
+//! The flags of `gpart-dist metamath`, made from the table of keys.
+
+use std::collections::BTreeMap;
+
+use clap::builder::{PossibleValuesParser, ValueParser};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+
+use crate::keys::{Key, Role, sections};
+use crate::value::Kind;
+
+/// The settings given as flags, as text; flatten it into a command. Nothing is resolved here: see
+/// [`resolve`](crate::resolve). A misspelt flag, or a value outside a closed set, is clap's own error, with its
+/// suggestion and exit code 2.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrainArgs {
+    given: BTreeMap<&'static str, String>,
+}
+
+impl TrainArgs {
+    /// Keys and texts that were given, in the order of the keys' names.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.given.iter().map(|(name, text)| (*name, text.as_str()))
+    }
+
+    fn read(&mut self, matches: &ArgMatches) {
+        for key in sections().iter().flat_map(|section| section.keys) {
+            if let Some(text) = matches.get_one::<String>(key.name) {
+                self.given.insert(key.name, text.clone());
+            }
+        }
+    }
+}
+
+impl FromArgMatches for TrainArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = TrainArgs::default();
+        args.read(matches);
+        Ok(args)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.read(matches);
+        Ok(())
+    }
+}
+
+impl Args for TrainArgs {
+    fn augment_args(command: Command) -> Command {
+        sections().iter().fold(command, |command, section| {
+            command.args(section.keys.iter().map(|key| flag(key).help_heading(section.title)))
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+fn flag(key: &Key) -> Arg {
+    let parser = match key.kind {
+        Kind::Choice(values) => ValueParser::from(PossibleValuesParser::new(values())),
+        _ => ValueParser::string(),
+    };
+    let help =
+        key.default.map_or(key.help.to_owned(), |default| format!("{} [default: {default}]", key.help));
+    let snake_case = key.names().map(|name| name.replace('-', "_"));
+    let mut arg = Arg::new(key.name)
+        .long(key.name)
+        .visible_aliases(key.aliases.iter().copied())
+        .aliases(snake_case.filter(|name| !key.names().any(|kebab| kebab == name)))
+        .value_name(key.kind.value_name())
+        .value_parser(parser)
+        .help(help)
+        .hide(key.role == Role::Foreign);
+    match key.kind {
+        // The official switches take no value; ours may be turned off again after a file turned them on.
+        Kind::Bool => arg = arg.num_args(0..=1).default_missing_value("true"),
+        Kind::Int { .. } | Kind::WideInt | Kind::Float { .. } => arg = arg.allow_negative_numbers(true),
+        _ => {}
+    }
+    arg
+}

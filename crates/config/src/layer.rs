@@ -1,0 +1,249 @@
+//! One layer of settings: what a file, the environment or the flags say, typed and with its origin.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use toml::de::{DeTable, DeValue};
+
+use crate::keys::{self, Key, Role};
+use crate::value::Kind;
+use crate::{ConfigError, TrainArgs};
+
+/// Variables of the `GPART_` family that are no settings of a run.
+pub const RESERVED_VARIABLES: [&str; 1] = ["GPART_CONFIGS"];
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// Built in.
+    Default,
+    /// A preset's file.
+    Preset {
+        /// The preset's name.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+        /// Line of the key, from 1.
+        line: usize,
+    },
+    /// The `--config` file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Line of the key, from 1.
+        line: usize,
+    },
+    /// An environment variable, by name.
+    Environment(String),
+    /// A flag, by its main name.
+    Flag(String),
+    /// Worked out from other settings, which are named.
+    Derived(String),
+    /// Kept from the run that is being resumed.
+    ResumedRun,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Default => write!(f, "default"),
+            Source::Preset { name, path, line } => write!(f, "preset {name}, {}:{line}", path.display()),
+            Source::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Source::Environment(variable) => write!(f, "environment variable {variable}"),
+            Source::Flag(name) => write!(f, "flag --{name}"),
+            Source::Derived(from) => write!(f, "from {from}"),
+            Source::ResumedRun => write!(f, "the resumed run"),
+        }
+    }
+}
+
+/// A typed value and where it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    /// Null where the setting is explicitly absent.
+    pub(crate) value: Value,
+    /// The value as written, before a path was made relative to its file.
+    pub(crate) typed: String,
+    pub(crate) origin: Source,
+}
+
+/// Settings by key name.
+pub(crate) type Layer = BTreeMap<&'static str, Setting>;
+
+/// The built-in defaults.
+pub(crate) fn defaults() -> Layer {
+    let with_default = keys::keys().filter_map(|key| Some((key, key.default?)));
+    let setting = |(key, text): (&Key, &str)| {
+        let value = key.kind.parse(text).expect("the table's defaults are within the table's limits");
+        (key.name, Setting { value, typed: text.to_owned(), origin: Source::Default })
+    };
+    with_default.map(setting).collect()
+}
+
+/// What the flags say.
+pub(crate) fn from_flags(args: &TrainArgs) -> Result<Layer, ConfigError> {
+    let mut layer = Layer::new();
+    for (name, text) in args.given() {
+        let key = keys::find(name).expect("flags are made from the table of keys");
+        layer.insert(key.name, setting_of_text(key, text, Source::Flag(key.name.to_owned()))?);
+    }
+    Ok(layer)
+}
+
+/// What the `GPART_*` variables say. One that is close to a key's name is an error; others, which may belong to
+/// other programs, go to `warnings`.
+pub(crate) fn from_environment(
+    variables: impl Iterator<Item = (String, String)>,
+    warnings: &mut Vec<String>,
+) -> Result<Layer, ConfigError> {
+    let mut layer = Layer::new();
+    let mut spellings = BTreeMap::new();
+    // Sorted, so that messages do not depend on the environment's order.
+    let variables: BTreeMap<_, _> = variables.filter(|(name, _)| name.starts_with("GPART_")).collect();
+    for (variable, text) in variables {
+        if RESERVED_VARIABLES.contains(&variable.as_str()) {
+            continue;
+        }
+        let origin = Source::Environment(variable.clone());
+        let name = variable.strip_prefix("GPART_").unwrap_or(&variable);
+        if let Some(key) = keys::find(name) {
+            once(&mut spellings, key, &variable, &origin)?;
+            layer.insert(key.name, setting_of_text(key, &text, origin)?);
+        } else if let Some(known) = keys::nearest(name) {
+            let hint = format!("did you mean {}?", variable_of(known));
+            return Err(ConfigError::UnknownKey { key: variable, origin: origin.into(), hint });
+        } else {
+            warnings.push(format!("{variable} is no setting of gpart-dist and has no effect"));
+        }
+    }
+    Ok(layer)
+}
+
+/// What a TOML file says; `origin` makes the source of a key from its line.
+pub(crate) fn from_file(path: &Path, origin: impl Fn(usize) -> Source) -> Result<Layer, ConfigError> {
+    let text =
+        fs::read_to_string(path).map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
+    let table = DeTable::parse(&text).map_err(|error| ConfigError::InvalidToml {
+        path: path.to_owned(),
+        line: line_of(&text, error.span().map_or(0, |span| span.start)),
+        message: error.message().lines().collect::<Vec<_>>().join(" "),
+    })?;
+    // In the file's order, so that the first mistake is the one that is reported.
+    let mut entries: Vec<_> = table.get_ref().iter().collect();
+    entries.sort_by_key(|(name, _)| name.span().start);
+    let mut layer = Layer::new();
+    let mut spellings = BTreeMap::new();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    for (name, value) in entries {
+        let origin = origin(line_of(&text, name.span().start));
+        let name = name.get_ref();
+        let Some(key) = keys::find(name) else {
+            let hint = unknown_in_file(name, value.get_ref());
+            return Err(ConfigError::UnknownKey { key: name.to_string(), origin: origin.into(), hint });
+        };
+        if key.role == Role::Layer {
+            let hint = format!("give it as --{0} or {1}", key.name, variable_of(key.name));
+            return Err(ConfigError::UnknownKey { key: name.to_string(), origin: origin.into(), hint });
+        }
+        once(&mut spellings, key, name, &origin)?;
+        let written = text.get(value.span()).unwrap_or_default();
+        let mut setting = setting_of_toml(key, value.get_ref(), written, origin)?;
+        if let (Kind::Location, Value::String(location)) = (key.kind, &setting.value) {
+            setting.value = Value::from(relative_to(folder, location));
+        }
+        layer.insert(key.name, setting);
+    }
+    Ok(layer)
+}
+
+fn unknown_in_file(name: &str, value: &DeValue<'_>) -> String {
+    match keys::nearest(name) {
+        Some(known) => format!("did you mean {known}?"),
+        None if value.is_table() => "a settings file has no tables: write its keys at the top".to_owned(),
+        None => "`gpart-dist config metamath` lists all settings".to_owned(),
+    }
+}
+
+fn setting_of_text(key: &'static Key, text: &str, origin: Source) -> Result<Setting, ConfigError> {
+    let typed = text.to_owned();
+    if key.is_optional() && text == "none" {
+        return Ok(Setting { value: Value::Null, typed, origin });
+    }
+    match key.kind.parse(text) {
+        Ok(value) => Ok(Setting { value, typed, origin }),
+        Err(expected) => {
+            let (value, origin) = (format!("{typed:?}"), origin.into());
+            Err(ConfigError::BadValue { key: key.name, value, origin, expected })
+        }
+    }
+}
+
+fn setting_of_toml(
+    key: &'static Key,
+    value: &DeValue<'_>,
+    written: &str,
+    origin: Source,
+) -> Result<Setting, ConfigError> {
+    if let (true, Some("none")) = (key.is_optional(), value.as_str()) {
+        return Ok(Setting { value: Value::Null, typed: "none".to_owned(), origin });
+    }
+    let typed = value.as_str().unwrap_or(written).to_owned();
+    match key.kind.accept(value) {
+        Ok(value) => Ok(Setting { value, typed, origin }),
+        Err(expected) => {
+            // Quotes included: `d = "5"` is wrong because of them.
+            let (value, origin) = (written.to_owned(), origin.into());
+            Err(ConfigError::BadValue { key: key.name, value, origin, expected })
+        }
+    }
+}
+
+/// Refuses a second spelling of one key in one layer.
+fn once(
+    spellings: &mut BTreeMap<&'static str, String>,
+    key: &'static Key,
+    spelling: &str,
+    origin: &Source,
+) -> Result<(), ConfigError> {
+    match spellings.insert(key.name, spelling.to_owned()) {
+        Some(first) => {
+            let (second, origin) = (spelling.to_owned(), origin.clone().into());
+            Err(ConfigError::SetTwice { key: key.name, first, second, origin })
+        }
+        None => Ok(()),
+    }
+}
+
+fn variable_of(key: &str) -> String {
+    format!("GPART_{}", key.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// Line number, from 1, of a byte offset.
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+}
+
+/// Short names of models: looked up on the hub, so not relative to a file.
+const SHORT_NAMES: [&str; 6] =
+    ["Llama-3.1-8B", "Qwen2.5-0.5B", "Qwen2.5-3B", "Qwen2.5-7B", "gemma-7b", "Mistral-7B-v0.1"];
+
+/// A location in a settings file is relative to that file, unless it can only be a name on the hub: a short
+/// name or `owner/name`, where no such path lies beside the file.
+fn relative_to(folder: &Path, location: &str) -> String {
+    let beside = folder.join(location);
+    let is_data_file = location.ends_with(".json") || location.ends_with(".jsonl");
+    let is_owner_and_name = location.split('/').count() == 2
+        && !location.starts_with(['/', '.', '~'])
+        && !location.ends_with('/')
+        && !is_data_file;
+    if (is_owner_and_name || SHORT_NAMES.contains(&location)) && !beside.exists() {
+        location.to_owned()
+    } else {
+        beside.to_string_lossy().into_owned()
+    }
+}

@@ -1,0 +1,23 @@
+//! Decoder-only language models as plain single-device math over libtorch.
+//!
+//! Nothing here knows of ranks, adapters or θ. A [`Llama`] is handed the weights of one block at a time and returns
+//! tensors; who owns, gathers or perturbs those weights is decided elsewhere.
+//!
+//! Shape legend used throughout: `B` rows of a micro-batch, `T` tokens of the padded row, `H` hidden size,
+//! `A` attention heads, `K` key-value heads, `D` size of a head, `I` intermediate size, `V` vocabulary.
+
+mod checkpoint_files;
+mod config;
+mod error;
+mod llama;
+mod loss;
+mod rotary;
+mod weights;
+
+pub use checkpoint_files::{CheckpointFiles, TensorEntry};
+pub use config::{LlamaConfig, RopeScaling};
+pub use error::ModelError;
+pub use llama::{Llama, SequenceContext};
+pub use loss::{CrossEntropy, cross_entropy};
+pub use rotary::RotaryTables;
+pub use weights::{BlockWeights, Linear, LinearKind, LlamaWeights, tensor_specs};

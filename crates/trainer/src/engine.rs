@@ -1,0 +1,207 @@
+//! One optimizer step over all ranks, held-out loss, samples.
+
+use std::time::Instant;
+
+use comm::Communicator;
+use config::TrainConfig;
+use data::{Dataset, MicroBatch, PaddingSide, StepRows, collate};
+use projection::{Dropout, Executor, FixedPoint, Reducer, scale_theta};
+
+use crate::agree::agree;
+use crate::learning_rate::LearningRate;
+use crate::optimizer::{AdamW, clip};
+use crate::overlay::ScaledTheta;
+use crate::pass::Pass;
+use crate::{StepMetrics, TrainError, fingerprint};
+
+/// θ and what moves it: the state that every rank holds in full, the same bits everywhere.
+pub(crate) struct Engine<'a> {
+    pub comm: &'a dyn Communicator,
+    pub config: &'a TrainConfig,
+    pub pass: Pass<'a>,
+    pub executor: &'a dyn Executor,
+    pub reducer: Reducer,
+    pub fixed: FixedPoint,
+    pub scales: Vec<f32>,
+    pub learning_rate: LearningRate,
+    pub pad_id: u32,
+    pub theta: Vec<f32>,
+    pub adam: AdamW,
+    /// Updates done.
+    pub step: u64,
+    /// Tokens so far, padding not counted.
+    pub num_tokens: u64,
+    scaled: Vec<f32>,
+    sums: Vec<i64>,
+    grad: Vec<f32>,
+}
+
+/// What [`Engine::new`] needs and does not make itself.
+pub(crate) struct Parts<'a> {
+    pub comm: &'a dyn Communicator,
+    pub config: &'a TrainConfig,
+    pub pass: Pass<'a>,
+    pub executor: &'a dyn Executor,
+    pub fixed: FixedPoint,
+    pub scales: Vec<f32>,
+    pub learning_rate: LearningRate,
+    pub pad_id: u32,
+    pub adam: AdamW,
+}
+
+impl<'a> Engine<'a> {
+    /// An engine with θ = 0.
+    pub(crate) fn new(parts: Parts<'a>) -> Result<Self, TrainError> {
+        let d = parts.scales.len();
+        let Parts { comm, config, pass, executor, fixed, scales, learning_rate, pad_id, adam } = parts;
+        Ok(Self {
+            reducer: Reducer::new(d as u64, fixed, executor.threads())?,
+            theta: vec![0.0; d],
+            step: 0,
+            num_tokens: 0,
+            scaled: vec![0.0; d],
+            // The last place carries the overflow flag, so that it travels with the reduction.
+            sums: vec![0; d + 1],
+            grad: vec![0.0; d],
+            comm,
+            config,
+            pass,
+            executor,
+            fixed,
+            scales,
+            learning_rate,
+            pad_id,
+            adam,
+        })
+    }
+
+    /// Collective. Makes the next update from `rows`. θ changes on all ranks or, on an error, on none.
+    pub(crate) fn train_step(
+        &mut self,
+        dataset: &Dataset,
+        rows: &StepRows,
+    ) -> Result<StepMetrics, TrainError> {
+        let started = Instant::now();
+        let batches: Vec<MicroBatch> =
+            rows.micro_batches.iter().map(|rows| self.collate(dataset, rows)).collect();
+        let labels: u64 = batches.iter().map(MicroBatch::label_count).sum();
+        let tokens: u64 = batches.iter().map(MicroBatch::token_count).sum();
+        if labels == 0 {
+            return agree(self.comm, Err(TrainError::NoLabels { step: self.step + 1 }));
+        }
+        let computed = self.micro_batches(&batches, labels as f64);
+        let losses = agree(self.comm, computed)?;
+        let loss = self.total_loss(&losses, batches.len())? / labels as f64;
+        self.reduce_gradient()?;
+        let grad_norm = clip(&mut self.grad, self.config.max_grad_norm);
+        let learning_rate = self.learning_rate.at(self.step);
+        self.step += 1;
+        self.num_tokens += tokens;
+        self.adam.update(self.step, learning_rate, &mut self.theta, &self.grad);
+        let step_seconds = started.elapsed().as_secs_f64();
+        Ok(StepMetrics {
+            step: self.step,
+            epoch: rows.epoch_fraction,
+            loss,
+            grad_norm,
+            learning_rate,
+            num_tokens: self.num_tokens,
+            tokens_per_second: tokens as f64 / step_seconds,
+            step_seconds,
+            theta_blake3: fingerprint::theta(&self.theta).to_hex().to_string(),
+        })
+    }
+
+    /// Collective. Held-out loss (nats a predicted token) and the number of predicted tokens.
+    pub(crate) fn held_out(&mut self, dataset: &Dataset) -> Result<(f64, u64), TrainError> {
+        let computed = self.held_out_share(dataset);
+        let all = gather_f64(self.comm, &agree(self.comm, computed)?);
+        let loss: f64 = all.iter().flatten().step_by(2).sum();
+        let tokens: f64 = all.iter().flatten().skip(1).step_by(2).sum();
+        Ok((loss / tokens.max(1.0), tokens as u64))
+    }
+
+    /// Loss sum and predicted tokens of each batch of this rank's share, one after the other.
+    fn held_out_share(&mut self, dataset: &Dataset) -> Result<Vec<f64>, TrainError> {
+        scale_theta(&self.theta, &self.scales, &mut self.scaled)?;
+        let rows: Vec<u32> = (0..dataset.len() as u32).collect();
+        let batches: Vec<&[u32]> = rows.chunks(self.config.eval_batch_size).collect();
+        let mine = mesh::share(batches.len(), self.comm.size(), self.comm.rank());
+        let mut results = Vec::with_capacity(mine.len() * 2);
+        for rows in &batches[mine] {
+            let batch = self.collate(dataset, rows);
+            let theta = ScaledTheta { values: &self.scaled, stamp: self.step };
+            let (loss, tokens) = self.pass.loss(&batch, theta)?;
+            results.extend([loss, tokens as f64]);
+        }
+        Ok(results)
+    }
+
+    /// The greedy continuation of a prompt, as token ids.
+    pub(crate) fn sample(
+        &mut self,
+        prompt: &[u32],
+        options: &eval::GreedyOptions,
+    ) -> Result<Vec<u32>, TrainError> {
+        scale_theta(&self.theta, &self.scales, &mut self.scaled)?;
+        let theta = ScaledTheta { values: &self.scaled, stamp: self.step };
+        let weights = self.pass.overlay.model(theta)?;
+        Ok(eval::greedy(self.pass.model, &weights, prompt, options))
+    }
+
+    fn collate(&self, dataset: &Dataset, rows: &[u32]) -> MicroBatch {
+        collate(dataset, rows, self.pad_id, PaddingSide::Right)
+    }
+
+    /// Runs this rank's share of the step's micro-batches. Returns their loss sums.
+    fn micro_batches(&mut self, batches: &[MicroBatch], normaliser: f64) -> Result<Vec<f64>, TrainError> {
+        scale_theta(&self.theta, &self.scales, &mut self.scaled)?;
+        let mine = mesh::share(batches.len(), self.comm.size(), self.comm.rank());
+        let mut losses = Vec::with_capacity(mine.len());
+        for index in mine {
+            let dropout = Dropout::new(self.config.dropout, self.config.seed, self.step, index as u64)?;
+            let theta = ScaledTheta { values: &self.scaled, stamp: self.step };
+            let pass = &mut self.pass;
+            let loss =
+                pass.forward_backward(&batches[index], theta, dropout, normaliser, &mut self.reducer)?;
+            losses.push(loss);
+        }
+        Ok(losses)
+    }
+
+    /// Collective. Adds the micro-batches' loss sums in their order, whoever computed them.
+    fn total_loss(&self, losses: &[f64], micro_batches: usize) -> Result<f64, TrainError> {
+        let all = gather_f64(self.comm, losses);
+        let bad = all.iter().flatten().position(|loss| !loss.is_finite());
+        if let Some(micro_batch) = bad {
+            let shares = (0..self.comm.size()).map(|rank| mesh::share(micro_batches, self.comm.size(), rank));
+            let rank =
+                shares.enumerate().find(|(_, share)| share.contains(&micro_batch)).map_or(0, |(r, _)| r);
+            let loss = all.iter().flatten().nth(micro_batch).copied().unwrap_or(f64::NAN);
+            let error = TrainError::NonFiniteLoss { step: self.step + 1, micro_batch, loss, rank };
+            return agree(self.comm, Err(error));
+        }
+        Ok(all.iter().flatten().sum())
+    }
+
+    /// Collective. All-reduces the integer sums of θ's gradient and turns them into f32.
+    fn reduce_gradient(&mut self) -> Result<(), TrainError> {
+        let d = self.theta.len();
+        let overflow = self.reducer.finish_step(self.executor, &mut self.sums[..d])?;
+        self.sums[d] = i64::from(overflow);
+        self.comm.all_reduce_sum(&mut self.sums);
+        if self.sums[d] != 0 {
+            let error = TrainError::GradientOverflow { step: self.step + 1, limit: self.fixed.limit() };
+            return agree(self.comm, Err(error));
+        }
+        self.fixed.finish(&self.sums[..d], &self.scales, &mut self.grad)?;
+        Ok(())
+    }
+}
+
+/// Collective: every rank's numbers, by rank.
+fn gather_f64(comm: &dyn Communicator, values: &[f64]) -> Vec<Vec<f64>> {
+    let all = comm.all_gather(bytemuck::cast_slice(values));
+    let number = |bytes: &[u8]| f64::from_le_bytes(std::array::from_fn(|i| bytes[i]));
+    all.iter().map(|bytes| bytes.chunks_exact(8).map(number).collect()).collect()
+}

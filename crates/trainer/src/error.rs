@@ -1,0 +1,190 @@
+//! Why a run did not start or did not finish.
+
+use std::path::PathBuf;
+
+use miette::Diagnostic;
+use thiserror::Error;
+
+/// A run that stopped. Codes `input::…` are the user's to mend, `run::…` are failures.
+#[derive(Debug, Error, Diagnostic)]
+pub enum TrainError {
+    /// The model.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Model(#[from] model::ModelError),
+    /// The data or the tokenizer.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Data(#[from] data::Error),
+    /// The adapter.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Adapter(#[from] adapter::AdapterError),
+    /// A file of the run.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Checkpoint(#[from] checkpoint::CheckpointError),
+    /// The mesh.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Mesh(#[from] mesh::MeshError),
+    /// The partition.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Partition(#[from] partition::PartitionError),
+    /// The projection.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Projection(#[from] projection::ProjectionError),
+    /// Another process trains in this folder.
+    #[error("another run is active in {}", folder.display())]
+    #[diagnostic(
+        code(input::output_locked),
+        help("wait for it, stop it, or choose another folder with --output")
+    )]
+    OutputLocked {
+        /// The output folder.
+        folder: PathBuf,
+    },
+    /// The folder holds something that this run would write over.
+    #[error("{} holds {what}", folder.display())]
+    #[diagnostic(code(input::output_taken), help("{hint}"))]
+    OutputTaken {
+        /// The output folder.
+        folder: PathBuf,
+        /// What is there.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The folder holds a run with other settings.
+    #[error("{} holds a run with other settings:{changes}", folder.display())]
+    #[diagnostic(
+        code(input::settings_changed),
+        help(
+            "repeat the earlier settings to resume it, or choose another folder with --output to start anew"
+        )
+    )]
+    SettingsChanged {
+        /// The output folder, or the checkpoint.
+        folder: PathBuf,
+        /// A line for each key, `key: old → new`.
+        changes: String,
+    },
+    /// Every checkpoint of the folder is damaged.
+    #[error("none of the {count} checkpoints in {} can be read; the newest: {reason}", folder.display())]
+    #[diagnostic(
+        code(input::no_sound_checkpoint),
+        help("restore one from a copy, or train again into another folder with --output")
+    )]
+    NoSoundCheckpoint {
+        /// The folder of checkpoints.
+        folder: PathBuf,
+        /// How many there are.
+        count: usize,
+        /// Why the newest is refused.
+        reason: String,
+    },
+    /// A file or folder of the run cannot be written.
+    #[error("cannot write {}", path.display())]
+    #[diagnostic(
+        code(run::write_failed),
+        help(
+            "is the disk full or read-only? what was saved before is untouched; run the same command again to resume"
+        )
+    )]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A label cannot be learnt from a step that has none.
+    #[error("no row of step {step} has a supervised token left after truncation")]
+    #[diagnostic(
+        code(input::no_labels),
+        help("raise --max-seq-length, or look at the rows with --max-samples 1")
+    )]
+    NoLabels {
+        /// The step, from 1.
+        step: u64,
+    },
+    /// Loss is NaN or infinite.
+    #[error(
+        "the loss of step {step}, micro-batch {micro_batch}, is {loss} (computed by rank {rank}); no update was made"
+    )]
+    #[diagnostic(
+        code(run::non_finite_loss),
+        help(
+            "lower --learning-rate, or look for NaN in the model's weights; the last checkpoint holds the state before"
+        )
+    )]
+    NonFiniteLoss {
+        /// The step, from 1.
+        step: u64,
+        /// Index of the micro-batch in the step.
+        micro_batch: usize,
+        /// The loss.
+        loss: f64,
+        /// Who computed it.
+        rank: usize,
+    },
+    /// A weight's gradient is NaN, infinite or beyond the exact range.
+    #[error("a weight's gradient in step {step} is not finite or not below {limit}; no update was made")]
+    #[diagnostic(
+        code(run::gradient_overflow),
+        help("lower --learning-rate or --max-seq-length; sums beyond this limit could not be exact")
+    )]
+    GradientOverflow {
+        /// The step, from 1.
+        step: u64,
+        /// Largest magnitude that is summed exactly.
+        limit: f32,
+    },
+    /// Ranks came to different θ.
+    #[error("after step {step} θ differs on {ranks} from rank 0's")]
+    #[diagnostic(
+        code(run::ranks_differ),
+        help(
+            "the named hosts compute differently: compare CPU models, libtorch builds and memory health; resume without them"
+        )
+    )]
+    RanksDiffer {
+        /// The step, from 1.
+        step: u64,
+        /// The odd ranks.
+        ranks: String,
+    },
+    /// Ranks were started with different settings, models or data.
+    #[error("rank {rank} was started differently from rank 0: its {what} is another")]
+    #[diagnostic(
+        code(input::ranks_started_differently),
+        help("give every rank the same command, the same version of gpart-dist and the same files")
+    )]
+    StartedDifferently {
+        /// The odd rank.
+        rank: usize,
+        /// What differs.
+        what: String,
+    },
+    /// Another rank failed and reports why.
+    #[error("rank {rank} failed")]
+    #[diagnostic(code(run::other_rank_failed))]
+    Elsewhere {
+        /// The rank that reports.
+        rank: usize,
+        /// It is the user's to mend.
+        input: bool,
+    },
+}
+
+impl TrainError {
+    /// Whether the user can mend it (exit 2) or the run failed (exit 1).
+    pub fn is_input(&self) -> bool {
+        match self {
+            Self::Elsewhere { input, .. } => *input,
+            _ => self.code().is_some_and(|code| code.to_string().starts_with("input::")),
+        }
+    }
+}

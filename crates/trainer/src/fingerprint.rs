@@ -1,0 +1,35 @@
+//! Short hashes that tell whether two runs, or two ranks, work on the same things.
+
+use std::path::Path;
+
+use model::CheckpointFiles;
+
+/// Up to this size a checkpoint is hashed whole.
+const WHOLE_BYTES: u64 = 256 << 20;
+/// Beyond it, this many bytes of every tensor are: enough to tell fine-tunes apart in well under a second.
+const SAMPLE_BYTES: usize = 64 << 10;
+
+/// Hash (hex) of a model's configuration and weights: names, dtypes, shapes and content; of large checkpoints the
+/// first 64 KiB of every tensor.
+pub(crate) fn model(files: &CheckpointFiles, config_json: &Path) -> String {
+    let mut hasher = blake3::Hasher::new();
+    // A config that vanished between loading and here would be noticed as another fingerprint.
+    hasher.update(&std::fs::read(config_json).unwrap_or_default());
+    let whole = files.total_bytes() <= WHOLE_BYTES;
+    for (name, entry) in files.entries() {
+        hasher.update(format!("{name} {:?} {:?}\n", entry.dtype, entry.shape).as_bytes());
+        let bytes = files.bytes(entry);
+        hasher.update(if whole { bytes } else { &bytes[..bytes.len().min(SAMPLE_BYTES)] });
+    }
+    hasher.finalize().to_hex()[..32].to_owned()
+}
+
+/// Hash (hex) of group sizes, little-endian u64.
+pub(crate) fn counts(counts: &[u64]) -> String {
+    blake3::hash(bytemuck::cast_slice(counts)).to_hex()[..32].to_owned()
+}
+
+/// Hash (hex) of θ's little-endian f32 bytes.
+pub(crate) fn theta(theta: &[f32]) -> blake3::Hash {
+    blake3::hash(bytemuck::cast_slice(theta))
+}

@@ -1,0 +1,131 @@
+//! Everything a run reads: model files, tokenizer, rows as tokens. Checked before a folder is touched.
+
+use std::path::{Path, PathBuf};
+
+use adapter::{AdaptedSpace, Candidate};
+use comm::Communicator;
+use config::TrainConfig;
+use data::{BuildOptions, Dataset, Schedule, ScheduleOptions, Tokenizer, TokenizerOptions};
+use model::{CheckpointFiles, LinearKind, LlamaConfig};
+
+use crate::agree::{agree, same_everywhere};
+use crate::{Event, Observer, TrainError, fingerprint};
+
+/// What a run reads, ready to use.
+pub(crate) struct Inputs {
+    pub files: CheckpointFiles,
+    pub model_config: LlamaConfig,
+    pub tokenizer: Tokenizer,
+    pub dataset: Dataset,
+    pub held_out: Option<Dataset>,
+    pub schedule: Schedule,
+    pub space: AdaptedSpace,
+    pub fingerprints: Fingerprints,
+}
+
+/// Hashes of what was read.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Fingerprints {
+    /// Of the model's configuration and weights.
+    pub model: String,
+    /// Of the training tokens and labels.
+    pub data: String,
+}
+
+impl Inputs {
+    /// Collective. Reads and checks everything; ranks that read something else than rank 0 are named.
+    pub(crate) fn load(
+        config: &TrainConfig,
+        comm: &dyn Communicator,
+        cache_dir: Option<&Path>,
+        observe: Observer<'_>,
+    ) -> Result<Self, TrainError> {
+        let folder = PathBuf::from(&config.model);
+        let (files, model_config, tokenizer, space) = agree(comm, open_model(config, &folder))?;
+        observe(Event::Stage("tokenizing"));
+        let build = || -> Result<(Dataset, Option<Dataset>), TrainError> {
+            let dataset = build_dataset(config, Path::new(&config.data), &tokenizer, cache_dir, observe)?;
+            let held_out = config.eval_data.as_ref();
+            let held_out = held_out
+                .map(|path| build_dataset(config, path, &tokenizer, cache_dir, observe))
+                .transpose()?;
+            Ok((dataset, held_out))
+        };
+        // The first rank fills the cache, the others map it.
+        let first = agree(comm, if comm.rank() == 0 { build().map(Some) } else { Ok(None) })?;
+        let (dataset, held_out) = agree(comm, first.map_or_else(build, Ok))?;
+        let schedule = agree(comm, schedule(config, dataset.len()))?;
+        let fingerprints = Fingerprints {
+            model: fingerprint::model(&files, &folder.join("config.json")),
+            data: dataset.fingerprint(),
+        };
+        let settings = serde_json::to_string(config).unwrap_or_else(|e| e.to_string());
+        same_everywhere(
+            comm,
+            &[
+                ("version of gpart-dist", env!("CARGO_PKG_VERSION").to_owned()),
+                ("model", fingerprints.model.clone()),
+                ("training data", fingerprints.data.clone()),
+                ("held-out data", held_out.as_ref().map(Dataset::fingerprint).unwrap_or_default()),
+                ("command line, settings file or GPART_ environment", settings),
+            ],
+        )?;
+        Ok(Self { files, model_config, tokenizer, dataset, held_out, schedule, space, fingerprints })
+    }
+}
+
+fn open_model(
+    config: &TrainConfig,
+    folder: &Path,
+) -> Result<(CheckpointFiles, LlamaConfig, Tokenizer, AdaptedSpace), TrainError> {
+    let model_config = LlamaConfig::from_folder(folder)?;
+    let files = CheckpointFiles::open(folder)?;
+    files.check(&model_config)?;
+    let options = TokenizerOptions {
+        eos_token: config.eos_token.clone(),
+        vocab_size: Some(model_config.vocab_size as u64),
+    };
+    let tokenizer = Tokenizer::load(folder, options)?;
+    let space = AdaptedSpace::select(&linear_modules(&model_config), &config.target_modules)?;
+    space.check_d(config.d as u64)?;
+    Ok((files, model_config, tokenizer, space))
+}
+
+/// All linear modules of the blocks, in the model's module order: seven a block.
+pub fn linear_modules(config: &LlamaConfig) -> Vec<Candidate> {
+    let blocks = 0..config.num_layers as usize;
+    let of_block = |block| {
+        LinearKind::ALL.map(|kind| Candidate {
+            name: kind.module_name(block),
+            shape: kind.shape(config).map(|dim| dim as u64),
+        })
+    };
+    blocks.flat_map(of_block).collect()
+}
+
+fn build_dataset(
+    config: &TrainConfig,
+    path: &Path,
+    tokenizer: &Tokenizer,
+    cache_dir: Option<&Path>,
+    observe: Observer<'_>,
+) -> Result<Dataset, TrainError> {
+    let is_training = path == Path::new(&config.data);
+    let rows = data::read_rows(path, config.max_samples.filter(|_| is_training))?;
+    let options =
+        BuildOptions { max_seq_length: config.max_seq_length, use_system_prompt: config.use_system_prompt };
+    let progress = |done, total| observe(Event::Progress { done, total });
+    Ok(Dataset::build(&rows, tokenizer, &options, cache_dir, &progress, config.dataset_num_proc)?)
+}
+
+fn schedule(config: &TrainConfig, rows: usize) -> Result<Schedule, TrainError> {
+    Ok(Schedule::new(ScheduleOptions {
+        rows: rows as u64,
+        micro_batch_size: config.micro_batch_size as u64,
+        accumulation: config.accumulation_steps as u64,
+        epochs: config.epochs,
+        max_steps: config.max_steps.map(|steps| steps as u64),
+        seed: config.seed,
+        shuffle: !config.no_shuffle,
+    })?)
+}

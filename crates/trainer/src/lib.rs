@@ -1,0 +1,32 @@
+//! The trainer: a run from resolved settings to an adapter, on any number of ranks, the same bits on each.
+//!
+//! [`run`] reads at one glance: start, then step, record, held-out loss, then finish. It prints nothing; what happens
+//! is told to an [`Observer`].
+
+mod agree;
+mod engine;
+mod error;
+mod event;
+mod fingerprint;
+mod inputs;
+mod learning_rate;
+mod optimizer;
+mod output;
+mod overlay;
+mod pass;
+mod run;
+mod tensorboard;
+
+pub use error::TrainError;
+pub use event::{Event, Observer, StartInfo, StepMetrics, Summary};
+pub use inputs::{Fingerprints, linear_modules};
+pub use learning_rate::{Decay, LearningRate};
+pub use optimizer::{AdamW, AdamWOptions, clip, l2_norm};
+pub use overlay::{AdaptedBlock, Overlay, ScaledTheta};
+pub use pass::Pass;
+pub use run::{Surroundings, earlier_settings, run};
+
+/// blake3 (hex) of θ's little-endian f32 bytes, as in `metrics.jsonl`.
+pub fn theta_hash(theta: &[f32]) -> String {
+    fingerprint::theta(theta).to_hex().to_string()
+}

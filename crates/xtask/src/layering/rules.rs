@@ -1,0 +1,73 @@
+//! The rules of ARCHITECTURE.md as data: one row a workspace member.
+
+/// What one member may do.
+#[derive(Debug)]
+pub struct Member {
+    /// The package's name.
+    pub name: &'static str,
+    /// Members that its code may use; development dependencies are free.
+    pub may_use: &'static [&'static str],
+    /// External libraries under a rule of their own, see [`RESTRICTED`], that it may name.
+    pub may_name: &'static [&'static str],
+    /// May print and end the process.
+    pub may_print: bool,
+    /// Reads no clock and does no I/O.
+    pub is_pure: bool,
+}
+
+const LIBRARY: Member = Member { name: "", may_use: &[], may_name: &[], may_print: false, is_pure: false };
+
+const LIBTORCH: &[&str] = &["tch", "torch-sys"];
+const MPI: &[&str] = &["mpi", "mpi-sys"];
+
+/// External packages that only the members with the name in `may_name` may depend on, for tests as well.
+pub const RESTRICTED: &[&[&str]] = &[LIBTORCH, MPI];
+
+const TRAINER_USES: &[&str] =
+    &["partition", "projection", "mesh", "comm", "model", "adapter", "data", "eval", "checkpoint", "config"];
+const CLI_USES: &[&str] = &[
+    "partition",
+    "projection",
+    "mesh",
+    "comm",
+    "model",
+    "adapter",
+    "data",
+    "eval",
+    "checkpoint",
+    "config",
+    "trainer",
+];
+
+pub const MEMBERS: &[Member] = &[
+    Member { name: "partition", is_pure: true, ..LIBRARY },
+    Member { name: "projection", may_use: &["partition"], is_pure: true, ..LIBRARY },
+    Member { name: "mesh", is_pure: true, ..LIBRARY },
+    Member { name: "comm", may_name: MPI, ..LIBRARY },
+    Member { name: "model", may_name: LIBTORCH, ..LIBRARY },
+    Member { name: "adapter", may_use: &["checkpoint"], ..LIBRARY },
+    Member { name: "data", ..LIBRARY },
+    Member { name: "eval", may_use: &["model"], may_name: LIBTORCH, ..LIBRARY },
+    Member { name: "checkpoint", ..LIBRARY },
+    Member { name: "config", ..LIBRARY },
+    Member { name: "trainer", may_use: TRAINER_USES, may_name: LIBTORCH, ..LIBRARY },
+    Member { name: "cli", may_use: CLI_USES, may_name: LIBTORCH, may_print: true, ..LIBRARY },
+    Member { name: "xtask", may_print: true, ..LIBRARY },
+    Member { name: "e2e", may_print: true, ..LIBRARY },
+];
+
+/// Macros that write to the terminal.
+pub const PRINTING_MACROS: &[&str] = &["print", "println", "eprint", "eprintln", "dbg"];
+
+/// Paths that end the process. `process::exit` also catches what a `use std::process` brought in.
+pub const ENDING_PATHS: &[&[&str]] =
+    &[&["std", "process", "exit"], &["process", "exit"], &["std", "process", "abort"], &["process", "abort"]];
+
+/// Modules of the standard library that read clocks or do I/O.
+pub const IMPURE_PATHS: &[&[&str]] =
+    &[&["std", "time"], &["std", "fs"], &["std", "io"], &["std", "net"], &["std", "process"]];
+
+/// The row of a package.
+pub fn member(name: &str) -> Option<&'static Member> {
+    MEMBERS.iter().find(|member| member.name == name)
+}

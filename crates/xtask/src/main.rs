@@ -1,0 +1,63 @@
+//! `cargo xtask`: finds or installs what the workspace needs from the system, builds, runs the demo, runs the
+//! tests. It has no dependencies, so that a machine with only Rust has it in seconds.
+
+mod layering;
+mod setup;
+mod shell;
+mod tasks;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use shell::{Failure, Outcome};
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  setup                    find or install the compiler, MPI, libclang and libtorch
+  build [--release]        setup, then build the binary gpart-dist
+  demo [-- ARGS]           setup, build, then run the main job on two ranks; ARGS go to `gpart-dist metamath`
+  test [--full]            setup, then format, dependency rules, lints, build and every test;
+                           --full also runs the tests marked #[ignore]
+  layering                 check the dependency rules of ARCHITECTURE.md from the source
+  bench [PACKAGE ...]      setup, then run the benchmarks of all packages or of those named";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let hint = failure.hint.map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
+            let _ = write!(std::io::stderr(), "error: {}\n{hint}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(args: &[String]) -> Outcome {
+    let (flags, extra) = match args.iter().position(|arg| arg == "--") {
+        Some(at) => (&args[..at], &args[at + 1..]),
+        None => (args, &[][..]),
+    };
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    if !extra.is_empty() && flags.first() != Some(&"demo") {
+        return Err(Failure::usage("only `demo` takes arguments after `--`", USAGE));
+    }
+    let root = shell::repository_root()?;
+    match flags.as_slice() {
+        ["setup"] => setup::run(&root).map(drop),
+        ["build"] => tasks::build(&root, false),
+        ["build", "--release"] => tasks::build(&root, true),
+        ["demo"] => tasks::demo(&root, extra),
+        ["test"] => tasks::test(&root, false),
+        ["test", "--full"] => tasks::test(&root, true),
+        ["layering"] => layering::run(&root),
+        ["bench", packages @ ..] => tasks::bench(&root, packages),
+        ["help" | "--help" | "-h"] => {
+            shell::show(format_args!("{USAGE}\n"));
+            Ok(())
+        }
+        [] => Err(Failure::usage("no command given", USAGE)),
+        other => Err(Failure::usage(format!("unknown command or flag: {}", other.join(" ")), USAGE)),
+    }
+}
