@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::exit::Exit;
-use crate::{fail, ui};
+use crate::{fail, format};
 
 /// What to look into.
 #[derive(Subcommand)]
@@ -72,7 +72,7 @@ pub fn inspect(what: Inspect) -> Exit {
         Inspect::Adapter(args) | Inspect::Checkpoint(args) | Inspect::Model(args) => args.json,
     };
     match result {
-        Ok(facts) if as_json => ui::print(&serde_json::to_string_pretty(&facts).unwrap_or_default()),
+        Ok(facts) if as_json => format::print(&serde_json::to_string_pretty(&facts).unwrap_or_default()),
         Ok(facts) => table(&facts),
         Err(error) => return fail(error.as_ref()),
     }
@@ -206,11 +206,11 @@ fn table(facts: &Value) {
     for (key, value) in map {
         let text = match value {
             Value::String(text) => text.clone(),
-            Value::Number(number) => number.as_u64().map_or_else(|| number.to_string(), ui::grouped),
+            Value::Number(number) => number.as_u64().map_or_else(|| number.to_string(), format::grouped),
             Value::Object(_) => serde_json::to_string_pretty(value).unwrap_or_default(),
             other => other.to_string(),
         };
-        ui::print(&format!("{key:width$}  {text}"));
+        format::print(&format!("{key:width$}  {text}"));
     }
 }
 

@@ -2,6 +2,7 @@
 //! commands do the work.
 
 mod exit;
+mod format;
 mod inspect;
 mod logging;
 mod metamath;

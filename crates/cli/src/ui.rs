@@ -7,6 +7,7 @@ use config::{Progress, Resolved, TrainConfig};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use trainer::{Event, StartInfo, StepMetrics, Summary};
 
+use crate::format::{bytes, grouped, print, seconds, wrapped};
 use crate::terminal;
 
 /// The view of a run.
@@ -14,8 +15,16 @@ pub struct Ui {
     style: Style,
     logging_steps: u64,
     model: String,
-    bar: Mutex<ProgressBar>,
-    total_steps: Mutex<u64>,
+    state: Mutex<State>,
+}
+
+/// What is being shown.
+struct State {
+    bar: ProgressBar,
+    /// The bar counts steps, not the units of a stage.
+    training: bool,
+    first_step: u64,
+    total_steps: u64,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -39,8 +48,12 @@ impl Ui {
             style,
             logging_steps: config.logging_steps.max(1) as u64,
             model: config.model.clone(),
-            bar: Mutex::new(ProgressBar::hidden()),
-            total_steps: Mutex::new(0),
+            state: Mutex::new(State {
+                bar: ProgressBar::hidden(),
+                training: false,
+                first_step: 0,
+                total_steps: 0,
+            }),
         }
     }
 
@@ -101,26 +114,22 @@ impl Ui {
     }
 
     fn start(&self, start: &StartInfo) {
-        *lock(&self.total_steps) = start.total_steps;
         self.clear();
         self.line(&start_text(start, &self.model));
-        if self.style == Style::Bar {
-            let bar = ProgressBar::with_draw_target(Some(start.total_steps), ProgressDrawTarget::stdout());
-            let template = "step {pos}/{len} {wide_bar:.cyan/black.bright} {msg} eta {eta}";
-            bar.set_style(style(template));
-            bar.set_position(start.first_step);
-            bar.reset_eta();
-            *lock(&self.bar) = bar;
-        }
+        let mut state = lock(&self.state);
+        (state.first_step, state.total_steps) = (start.first_step, start.total_steps);
     }
 
     fn step(&self, metrics: &StepMetrics) {
         let StepMetrics { step, epoch, loss, grad_norm, learning_rate, tokens_per_second, .. } = metrics;
-        self.with_bar(|bar| {
-            bar.set_message(format!("loss {loss:.4} · {tokens_per_second:.0} tokens/s"));
-            bar.set_position(*step);
-        });
-        let total = *lock(&self.total_steps);
+        let total = lock(&self.state).total_steps;
+        if self.style == Style::Bar {
+            self.begin_training();
+            self.with_bar(|bar| {
+                bar.set_message(format!("loss {loss:.4} · {tokens_per_second:.0} tokens/s"));
+                bar.set_position(*step);
+            });
+        }
         let due = *step == 1 || step.is_multiple_of(self.logging_steps) || *step == total;
         if self.style == Style::Plain && due {
             self.line(&format!(
@@ -130,27 +139,45 @@ impl Ui {
         }
     }
 
+    /// Replaces whatever bar there is by the one over steps.
+    fn begin_training(&self) {
+        let mut state = lock(&self.state);
+        if state.training {
+            return;
+        }
+        state.bar.finish_and_clear();
+        let bar = ProgressBar::with_draw_target(Some(state.total_steps), ProgressDrawTarget::stdout());
+        bar.set_style(style("step {pos}/{len} {wide_bar:.cyan/black.bright} {msg}  eta {eta}"));
+        bar.set_position(state.first_step);
+        bar.reset_eta();
+        (state.bar, state.training) = (bar, true);
+    }
+
     fn held_out(&self, step: u64, loss: f64, before: Option<f64>) {
         let before = before.map(|before| format!("  (was {before:.4})")).unwrap_or_default();
         self.line(&format!("held-out loss after step {step}: {loss:.4} nats a token{before}"));
     }
 
     fn sample(&self, step: u64, prompt: &str, text: &str) {
+        self.clear();
         let when = if step == 0 { "before training".to_owned() } else { format!("after step {step}") };
-        let body = format!("{prompt}▸{text}").replace('\n', "\n  │ ");
-        self.line(&format!("sample {when} (the continuation begins at ▸):\n  │ {body}"));
+        let body = wrapped(&format!("{prompt}▸{text}"), "  │ ");
+        self.line(&format!("sample {when} (the continuation begins at ▸)\n{body}"));
     }
 
     fn stage(&self, what: &'static str) {
         match self.style {
             Style::Bar => {
-                let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stdout());
-                bar.set_style(style("{msg} {wide_bar:.cyan/black.bright} {pos}/{len}"));
-                bar.set_message(what);
-                let training = lock(&self.bar).length().is_some_and(|len| len == *lock(&self.total_steps));
-                if !training {
-                    self.clear();
-                    *lock(&self.bar) = bar;
+                let mut state = lock(&self.state);
+                // Held-out losses in the middle of training leave the bar as it is.
+                let midway = state.training && state.bar.position() < state.total_steps;
+                if !midway {
+                    state.bar.finish_and_clear();
+                    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+                    bar.set_style(style("{spinner} {msg}"));
+                    bar.set_message(what);
+                    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+                    (state.bar, state.training) = (bar, false);
                 }
             }
             Style::Plain => self.line(&format!("{what} …")),
@@ -159,10 +186,12 @@ impl Ui {
     }
 
     fn progress(&self, done: u64, total: u64) {
-        self.with_bar(|bar| {
-            bar.set_length(total);
-            bar.set_position(done);
-        });
+        let state = lock(&self.state);
+        if state.bar.length().is_none() {
+            state.bar.set_style(style("{msg} {wide_bar:.cyan/black.bright} {pos}/{len}"));
+        }
+        state.bar.set_length(total);
+        state.bar.set_position(done);
     }
 
     fn clear(&self) {
@@ -176,7 +205,7 @@ impl Ui {
     }
 
     fn with_bar(&self, act: impl FnOnce(&ProgressBar)) {
-        act(&lock(&self.bar));
+        act(&lock(&self.state).bar);
     }
 }
 
@@ -236,44 +265,6 @@ pub fn show_settings(resolved: &Resolved, json: bool) {
     }
     for warning in &resolved.warnings {
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
-    }
-}
-
-/// Prints a line to standard output. A reader that has gone away is no reason to stop a run.
-pub fn print(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
-}
-
-/// 1234567 as `1,234,567`.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A number of bytes in decimal units.
-pub fn bytes(number: u64) -> String {
-    let number = number as f64;
-    match number {
-        n if n < 1e3 => format!("{n} bytes"),
-        n if n < 1e6 => format!("{:.1} kB", n / 1e3),
-        n if n < 1e9 => format!("{:.1} MB", n / 1e6),
-        n => format!("{:.1} GB", n / 1e9),
-    }
-}
-
-fn seconds(number: f64) -> String {
-    let whole = number.round() as u64;
-    match whole {
-        0..60 => format!("{number:.1} s"),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
     }
 }
 

@@ -113,6 +113,12 @@ pub struct BlockWeights {
 }
 
 impl BlockWeights {
+    /// A block of given norms, without biases; `weight` makes the weight of each linear map.
+    pub fn from_parts(input_norm: Tensor, post_norm: Tensor, weight: impl Fn(LinearKind) -> Tensor) -> Self {
+        let linears = LinearKind::ALL.map(|kind| Linear { weight: weight(kind), delta: None, bias: None });
+        Self { input_norm, post_norm, linears }
+    }
+
     /// The linear map of `kind`.
     pub fn linear(&self, kind: LinearKind) -> &Linear {
         &self.linears[kind as usize]

@@ -142,6 +142,15 @@ pub enum TrainError {
         /// Largest magnitude that is summed exactly.
         limit: f32,
     },
+    /// The threads of a rank could not be started.
+    #[error("cannot start {threads} threads: {reason}")]
+    #[diagnostic(code(run::threads), help("lower --threads, or raise the limit on processes (ulimit -u)"))]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// The system's reason.
+        reason: String,
+    },
     /// Ranks came to different θ.
     #[error("after step {step} θ differs on {ranks} from rank 0's")]
     #[diagnostic(

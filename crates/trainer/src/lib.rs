@@ -16,6 +16,7 @@ mod overlay;
 mod pass;
 mod run;
 mod tensorboard;
+mod worker_pool;
 
 pub use error::TrainError;
 pub use event::{Event, Observer, StartInfo, StepMetrics, Summary};
@@ -25,6 +26,7 @@ pub use optimizer::{AdamW, AdamWOptions, clip, l2_norm};
 pub use overlay::{AdaptedBlock, Overlay, ScaledTheta};
 pub use pass::Pass;
 pub use run::{Surroundings, earlier_settings, run};
+pub use worker_pool::WorkerPool;
 
 /// blake3 (hex) of θ's little-endian f32 bytes, as in `metrics.jsonl`.
 pub fn theta_hash(theta: &[f32]) -> String {

@@ -11,7 +11,7 @@ use data::Dataset;
 use mesh::{Degrees, Mesh};
 use model::{Llama, LlamaWeights};
 use partition::Stateless;
-use projection::{Executor, FixedPoint, Scoped, Serial};
+use projection::{Executor, FixedPoint, Serial};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
@@ -23,7 +23,7 @@ use crate::optimizer::{AdamW, AdamWOptions, l2_norm};
 use crate::output::{HeldOutLine, Identity, Output};
 use crate::overlay::Overlay;
 use crate::pass::Pass;
-use crate::{Event, Observer, StartInfo, StepMetrics, Summary, TrainError, fingerprint};
+use crate::{Event, Observer, StartInfo, StepMetrics, Summary, TrainError, WorkerPool, fingerprint};
 
 /// What a run needs besides its settings.
 pub struct Surroundings<'a> {
@@ -61,8 +61,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     let weights = agree(comm, load_weights(&inputs, kind, observe))?;
     let partition = agree(comm, stateless(config))?;
     let counts = count_groups(&partition, inputs.space.total(), comm)?;
-    let executor: Box<dyn Executor> =
-        if config.threads > 1 { Box::new(Scoped(config.threads)) } else { Box::new(Serial) };
+    let executor = agree(comm, executor(config))?;
     let parts = parts(config, comm, &model, &weights, &inputs, &partition, executor.as_ref(), &counts);
     let mut engine = agree(comm, Engine::new(parts))?;
     if let Some(state) = state {
@@ -73,10 +72,9 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     let facts = facts(&start, &mesh, &counts);
     agree(comm, with(&mut output, |output| output.write_run(&identity, facts.clone())))?;
     let mut run = Run { inputs: &mut inputs, engine, output, observe, identity };
-    run.held_out_before()?;
-    run.sample()?;
     tracing::info!(rank = comm.rank(), ?start, "start");
     observe(Event::Start(&start));
+    run.before_training()?;
 
     while run.engine.step < start.total_steps {
         let metrics = run.step()?;
@@ -156,9 +154,13 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// Collective. Measures the held-out loss of θ = 0 at the start of a run; a resumed run has it on file.
-    fn held_out_before(&mut self) -> Result<(), TrainError> {
-        if self.engine.step == 0 { self.held_out() } else { Ok(()) }
+    /// Collective. Held-out loss and sample of θ = 0; a resumed run has shown them.
+    fn before_training(&mut self) -> Result<(), TrainError> {
+        if self.engine.step > 0 {
+            return Ok(());
+        }
+        self.held_out()?;
+        self.sample()
     }
 
     fn held_out_if_due(&mut self) -> Result<(), TrainError> {
@@ -318,6 +320,13 @@ fn load_weights(inputs: &Inputs, kind: Kind, observe: Observer<'_>) -> Result<Ll
 
 fn stateless(config: &TrainConfig) -> Result<Stateless, TrainError> {
     Ok(Stateless::new(config.proj_seed, config.d as u64)?)
+}
+
+fn executor(config: &TrainConfig) -> Result<Box<dyn Executor>, TrainError> {
+    Ok(match config.threads {
+        1 => Box::new(Serial),
+        threads => Box::new(WorkerPool::new(threads)?),
+    })
 }
 
 /// Collective: every rank counts its slice of the weight space; the sum is everybody's.

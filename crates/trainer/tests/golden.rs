@@ -1,0 +1,218 @@
+//! Against files that the official implementation wrote (CPU, float32): logits, loss, gradient of θ, greedy ids.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+
+use adapter::{AdaptedSpace, Adapter};
+use data::{MicroBatch, Tokenizer, TokenizerOptions};
+use model::{CheckpointFiles, Llama, LlamaConfig, LlamaWeights};
+use partition::{Stateless, count_parallel, scales};
+use projection::{FixedPoint, Reducer, Serial, scale_theta};
+use tch::{Device, Kind, Tensor};
+use trainer::{Overlay, Pass, ScaledTheta, linear_modules};
+
+fn golden(path: &str) -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden")).join(path)
+}
+
+struct Expected(Vec<(String, Tensor)>);
+
+impl Expected {
+    fn read(path: &Path) -> Self {
+        Self(Tensor::read_safetensors(path).unwrap())
+    }
+
+    fn get(&self, name: &str) -> &Tensor {
+        &self.0.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no {name}")).1
+    }
+
+    fn ints(&self, name: &str) -> Vec<i64> {
+        Vec::try_from(self.get(name).reshape(-1)).unwrap()
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        Vec::try_from(self.get(name).reshape(-1)).unwrap()
+    }
+
+    fn batch(&self) -> MicroBatch {
+        let size = self.get("input.input_ids").size();
+        MicroBatch {
+            rows: size[0] as usize,
+            len: size[1] as usize,
+            input_ids: self.ints("input.input_ids"),
+            attention_mask: self.ints("input.attention_mask"),
+            labels: self.ints("input.labels"),
+        }
+    }
+}
+
+struct Loaded {
+    model: Llama,
+    weights: LlamaWeights,
+    config: LlamaConfig,
+}
+
+fn load(folder: &Path) -> Loaded {
+    tch::set_num_threads(1);
+    let config = LlamaConfig::from_folder(folder).unwrap();
+    let files = CheckpointFiles::open(folder).unwrap();
+    let weights = LlamaWeights::load(&files, &config, Kind::Float, Device::Cpu, &|_, _| ()).unwrap();
+    Loaded { model: Llama::new(config.clone(), Kind::Float, Device::Cpu), weights, config }
+}
+
+fn logits(model: &Llama, weights: &LlamaWeights, batch: &MicroBatch) -> Tensor {
+    tch::no_grad(|| {
+        let context = model.context(&batch.attention_mask, batch.rows, batch.len);
+        let ids = Tensor::from_slice(&batch.input_ids).reshape([batch.rows as i64, batch.len as i64]);
+        let mut x = model.embed(&weights.embedding, &ids);
+        for block in &weights.blocks {
+            x = model.block(block, &x, &context);
+        }
+        model.final_norm(&weights.norm, &x).linear::<&Tensor>(&weights.head, None)
+    })
+}
+
+/// Largest difference at tokens; what a model says at padding means nothing.
+fn largest_difference(a: &Tensor, b: &Tensor, mask: &[i64]) -> f64 {
+    let size = a.size();
+    let mask = Tensor::from_slice(mask).reshape([size[0], size[1], 1]).to_kind(Kind::Float);
+    ((a - b) * mask).abs().max().double_value(&[])
+}
+
+/// What the official model computes for a case, computed here; `recompute` must not change a bit.
+fn check_case(
+    loaded: &Loaded,
+    expected: &Expected,
+    folder: &Path,
+    case: &str,
+    tolerance: &serde_json::Value,
+) {
+    let tolerance = |name: &str| tolerance[name].as_f64().unwrap();
+    let adapter = Adapter::read(&folder.join("adapters").join(case)).unwrap();
+    let theta = expected.floats(&format!("{case}.theta"));
+    assert_eq!(adapter.theta, theta, "the adapter file holds the case's θ");
+    let targets = adapter.config.targets(folder).unwrap();
+    let space = AdaptedSpace::select(&linear_modules(&loaded.config), &targets).unwrap();
+    let partition = Stateless::new(adapter.config.proj_seed, adapter.config.d).unwrap();
+    let counts = count_parallel(&partition, 0..space.total(), 2).unwrap();
+    let scales = scales(&counts, adapter.config.isometric);
+    let mut scaled = vec![0.0; theta.len()];
+    scale_theta(&theta, &scales, &mut scaled).unwrap();
+    let scaled = ScaledTheta { values: &scaled, stamp: 1 };
+    let batch = expected.batch();
+    let mut grads = Vec::new();
+    for recompute in [false, true] {
+        let overlay = Overlay::new(&loaded.weights, &space, &partition, &Serial, Kind::Float, recompute);
+        let mut pass = Pass {
+            model: &loaded.model,
+            weights: &loaded.weights,
+            overlay,
+            recompute,
+            cross_entropy_chunk: 7,
+        };
+        let adapted = pass.overlay.model(scaled).unwrap();
+        let found = logits(&loaded.model, &adapted, &batch);
+        let difference =
+            largest_difference(&found, expected.get(&format!("{case}.logits")), &batch.attention_mask);
+        assert!(difference < tolerance("logits_abs"), "{case}: logits differ by {difference}");
+        let fixed = FixedPoint::new(*counts.iter().max().unwrap(), 1);
+        let mut reducer = Reducer::new(theta.len() as u64, fixed, 1).unwrap();
+        let tokens = batch.supervised_count() as f64;
+        let loss = pass.forward_backward(&batch, scaled, None, tokens, &mut reducer).unwrap() / tokens;
+        let expected_loss = f64::from(expected.floats(&format!("{case}.loss"))[0]);
+        assert!((loss - expected_loss).abs() < tolerance("loss_abs"), "{case}: loss {loss} {expected_loss}");
+        let (mut sums, mut grad) = (vec![0; theta.len()], vec![0.0; theta.len()]);
+        assert!(!reducer.finish_step(&Serial, &mut sums).unwrap());
+        fixed.finish(&sums, &scales, &mut grad).unwrap();
+        grads.push(grad);
+    }
+    assert_eq!(grads[0], grads[1], "{case}: recompute changes the gradient");
+    let expected_grad = expected.floats(&format!("{case}.theta_grad"));
+    let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let error = norm(&mut grads[0].iter().zip(&expected_grad).map(|(a, b)| a - b));
+    let relative = error / norm(&mut expected_grad.iter().copied());
+    assert!(relative < tolerance("grad_rel_l2"), "{case}: gradient off by {relative}");
+    println!("{case}: gradient within {relative:.1e}");
+}
+
+fn check_model(name: &str, cases: &[&str]) {
+    let folder = golden("models").join(name);
+    let meta: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("meta.json")).unwrap()).unwrap();
+    let loaded = load(&folder.join("base"));
+    let expected = Expected::read(&folder.join("expected.safetensors"));
+    let batch = expected.batch();
+    let found = logits(&loaded.model, &loaded.weights, &batch);
+    let difference = largest_difference(&found, expected.get("base.logits"), &batch.attention_mask);
+    assert!(difference < meta["tolerance"]["logits_abs"].as_f64().unwrap(), "base: {difference}");
+    for case in cases {
+        for layer in meta["adapters"][case]["layers"].as_array().unwrap() {
+            let name = layer["module"].as_str().unwrap().strip_prefix("base_model.model.").unwrap();
+            let targets = ["q_proj", "k_proj", "v_proj", "o_proj"].map(str::to_owned);
+            let space = AdaptedSpace::select(&linear_modules(&loaded.config), &targets).unwrap();
+            let module = space.modules().iter().find(|m| m.name == name).unwrap();
+            assert_eq!(module.offset, layer["offset"].as_u64().unwrap(), "{name}");
+        }
+        check_case(&loaded, &expected, &folder, case, &meta["tolerance"]);
+    }
+}
+
+#[test]
+fn llama_with_llama3_rope_and_grouped_queries() {
+    check_model("llama", &["stateless", "non-isometric"]);
+}
+
+#[test]
+fn llama_with_tied_embeddings() {
+    check_model("llama-tied", &["stateless"]);
+}
+
+/// Left padding moves tokens and adds masked positions; rotary positions are relative, so the loss stays.
+#[test]
+fn left_padding_gives_the_loss_of_right_padding() {
+    let folder = golden("models/llama");
+    let loaded = load(&folder.join("base"));
+    let right = Expected::read(&folder.join("expected.safetensors")).batch();
+    let mut left = right.clone();
+    for row in 0..right.rows {
+        let range = row * right.len..(row + 1) * right.len;
+        let padding = right.attention_mask[range.clone()].iter().filter(|m| **m == 0).count();
+        left.input_ids[range.clone()].rotate_right(padding);
+        left.attention_mask[range.clone()].rotate_right(padding);
+        left.labels[range].rotate_right(padding);
+    }
+    let loss = |batch: &MicroBatch| {
+        let partition = Stateless::new(42, 1).unwrap();
+        let space = AdaptedSpace::select(&linear_modules(&loaded.config), &["q_proj".to_owned()]).unwrap();
+        let overlay = Overlay::new(&loaded.weights, &space, &partition, &Serial, Kind::Float, false);
+        let (model, weights) = (&loaded.model, &loaded.weights);
+        let mut pass = Pass { model, weights, overlay, recompute: false, cross_entropy_chunk: 0 };
+        pass.loss(batch, ScaledTheta { values: &[0.0], stamp: 0 }).unwrap()
+    };
+    let (right, left) = (loss(&right), loss(&left));
+    assert_eq!(right.1, left.1);
+    assert!((right.0 - left.0).abs() < 1e-4 * right.0, "{right:?} {left:?}");
+}
+
+#[test]
+fn greedy_ids_are_those_of_transformers() {
+    let demo = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/demo/model"));
+    let loaded = load(demo);
+    let tokenizer = Tokenizer::load(demo, TokenizerOptions::default()).unwrap();
+    let text = std::fs::read_to_string(golden("metamath/greedy_generation.json")).unwrap();
+    let cases: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let ids = |value: &serde_json::Value| -> Vec<u32> {
+        value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    };
+    for case in cases["cases"].as_array().unwrap() {
+        let prompt = ids(&case["prompt_ids"]);
+        let mut encoded: Vec<u32> = tokenizer.bos_id().into_iter().collect();
+        encoded.extend(tokenizer.encode(case["prompt"].as_str().unwrap()).unwrap());
+        assert_eq!(encoded, prompt);
+        let options = eval::GreedyOptions {
+            max_new_tokens: cases["max_new_tokens"].as_u64().unwrap() as usize,
+            stop_ids: tokenizer.eos_id().into_iter().collect(),
+        };
+        assert_eq!(eval::greedy(&loaded.model, &loaded.weights, &prompt, &options), ids(&case["new_ids"]));
+    }
+}
