@@ -1,1 +1,19 @@
-//! End-to-end tests.
+//! End-to-end tests: the built binary, alone and under real `mpirun`, on real files, killed for real.
+//!
+//! The binary is the one that `GPART_DIST` names, or `gpart-dist` beside this test's own build.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod bad_data;
+mod bad_disk;
+mod bad_launch;
+mod bad_model;
+mod bad_output;
+mod bad_settings;
+mod files;
+mod golden_runs;
+mod harness;
+mod inspect;
+mod kills;
+mod ranks;
+mod resume;

@@ -106,7 +106,7 @@ impl Ui {
         text += &format!("  adapter        {folder}  ({})\n", bytes(summary.adapter_bytes));
         text += &format!("  ‖ΔW‖ = ‖θ‖     {:.4}\n", summary.theta_norm);
         text += "next:\n";
-        text += &format!("  gpart-dist inspect adapter {folder}\n");
+        text += &format!("  {} inspect adapter {folder}\n", program());
         text += &format!("  tensorboard --logdir {folder}/tensorboard\n");
         text += "  # in Python, with the official GPart fork of PEFT:\n";
         text += &format!("  PeftModel.from_pretrained(base_model, \"{folder}\")\n");
@@ -207,6 +207,11 @@ impl Ui {
     fn with_bar(&self, act: impl FnOnce(&ProgressBar)) {
         act(&lock(&self.state).bar);
     }
+}
+
+/// This program as it was called, so that a command can be copied.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "gpart-dist".to_owned())
 }
 
 fn start_text(start: &StartInfo, model: &str) -> String {

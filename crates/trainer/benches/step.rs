@@ -12,7 +12,7 @@ use model::{BlockWeights, LinearKind, Llama, LlamaConfig, LlamaWeights, cross_en
 use partition::{Stateless, count_parallel, scales};
 use projection::{Dropout, Executor, FixedPoint, Reducer, scale_theta};
 use tch::{Device, Kind, Tensor, no_grad};
-use trainer::{AdamW, AdamWOptions, Overlay, Pass, ScaledTheta, WorkerPool, clip, linear_modules};
+use trainer::{AdamW, AdamWOptions, Overlay, Pass, ScaledTheta, clip, executor, linear_modules};
 
 const THREADS: usize = 2;
 const TOKENS: usize = 256;
@@ -32,17 +32,17 @@ fn main() {
     let space = AdaptedSpace::select(&linear_modules(&config), &targets).unwrap();
     let partition = Stateless::new(42, D).unwrap();
     let counts = count_parallel(&partition, 0..space.total(), THREADS).unwrap();
-    let executor = WorkerPool::new(THREADS).unwrap();
+    let executor = executor(THREADS);
     let batch = random_batch(&config);
     let mut gpart = GPart {
         pass: Pass {
             model: &model,
             weights: &weights,
-            overlay: Overlay::new(&weights, &space, &partition, &executor, Kind::Float, false),
+            overlay: Overlay::new(&weights, &space, &partition, executor.as_ref(), Kind::Float, false),
             recompute: false,
             cross_entropy_chunk: 1024,
         },
-        executor: &executor,
+        executor: executor.as_ref(),
         reducer: Reducer::new(D, FixedPoint::new(*counts.iter().max().unwrap(), 1), THREADS).unwrap(),
         scales: scales(&counts, true),
         theta: vec![0.0; D as usize],

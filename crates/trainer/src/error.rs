@@ -36,6 +36,20 @@ pub enum TrainError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Projection(#[from] projection::ProjectionError),
+    /// A name on a hub where this version wants a path.
+    #[error("{what} '{id}' is not on this disk, and this version does not download from a hub")]
+    #[diagnostic(
+        code(input::hub_id),
+        help("download it first (hf download {id}) and give {flag} the local path")
+    )]
+    HubId {
+        /// The model or the data.
+        what: &'static str,
+        /// The flag that takes its path.
+        flag: &'static str,
+        /// The name.
+        id: String,
+    },
     /// Another process trains in this folder.
     #[error("another run is active in {}", folder.display())]
     #[diagnostic(
@@ -141,15 +155,6 @@ pub enum TrainError {
         step: u64,
         /// Largest magnitude that is summed exactly.
         limit: f32,
-    },
-    /// The threads of a rank could not be started.
-    #[error("cannot start {threads} threads: {reason}")]
-    #[diagnostic(code(run::threads), help("lower --threads, or raise the limit on processes (ulimit -u)"))]
-    Threads {
-        /// How many were asked for.
-        threads: usize,
-        /// The system's reason.
-        reason: String,
     },
     /// Ranks came to different θ.
     #[error("after step {step} θ differs on {ranks} from rank 0's")]

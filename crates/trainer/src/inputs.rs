@@ -78,6 +78,9 @@ fn open_model(
     config: &TrainConfig,
     folder: &Path,
 ) -> Result<(CheckpointFiles, LlamaConfig, Tokenizer, AdaptedSpace), TrainError> {
+    if is_hub_id(folder) {
+        return Err(TrainError::HubId { what: "model", flag: "--model", id: config.model.clone() });
+    }
     let model_config = LlamaConfig::from_folder(folder)?;
     let files = CheckpointFiles::open(folder)?;
     files.check(&model_config)?;
@@ -89,6 +92,16 @@ fn open_model(
     let space = AdaptedSpace::select(&linear_modules(&model_config), &config.target_modules)?;
     space.check_d(config.d as u64)?;
     Ok((files, model_config, tokenizer, space))
+}
+
+/// Whether a path that is not there is spelt like a name on a model hub: `owner/name`.
+fn is_hub_id(path: &Path) -> bool {
+    let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    plain
+        && path.components().count() == 2
+        && path.extension().is_none_or(|e| e != "json" && e != "jsonl")
+        && !path.exists()
+        && !path.parent().is_some_and(Path::exists)
 }
 
 /// All linear modules of the blocks, in the model's module order: seven a block.
@@ -111,6 +124,9 @@ fn build_dataset(
     observe: Observer<'_>,
 ) -> Result<Dataset, TrainError> {
     let is_training = path == Path::new(&config.data);
+    if is_hub_id(path) {
+        return Err(TrainError::HubId { what: "data", flag: "--data", id: path.display().to_string() });
+    }
     let rows = data::read_rows(path, config.max_samples.filter(|_| is_training))?;
     let options =
         BuildOptions { max_seq_length: config.max_seq_length, use_system_prompt: config.use_system_prompt };

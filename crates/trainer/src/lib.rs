@@ -10,23 +10,23 @@ mod event;
 mod fingerprint;
 mod inputs;
 mod learning_rate;
+mod openmp;
 mod optimizer;
 mod output;
 mod overlay;
 mod pass;
 mod run;
 mod tensorboard;
-mod worker_pool;
 
 pub use error::TrainError;
 pub use event::{Event, Observer, StartInfo, StepMetrics, Summary};
 pub use inputs::{Fingerprints, linear_modules};
 pub use learning_rate::{Decay, LearningRate};
+pub use openmp::executor;
 pub use optimizer::{AdamW, AdamWOptions, clip, l2_norm};
 pub use overlay::{AdaptedBlock, Overlay, ScaledTheta};
 pub use pass::Pass;
 pub use run::{Surroundings, earlier_settings, run};
-pub use worker_pool::WorkerPool;
 
 /// blake3 (hex) of θ's little-endian f32 bytes, as in `metrics.jsonl`.
 pub fn theta_hash(theta: &[f32]) -> String {

@@ -11,7 +11,7 @@ use data::Dataset;
 use mesh::{Degrees, Mesh};
 use model::{Llama, LlamaWeights};
 use partition::Stateless;
-use projection::{Executor, FixedPoint, Serial};
+use projection::{Executor, FixedPoint};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
@@ -23,7 +23,7 @@ use crate::optimizer::{AdamW, AdamWOptions, l2_norm};
 use crate::output::{HeldOutLine, Identity, Output};
 use crate::overlay::Overlay;
 use crate::pass::Pass;
-use crate::{Event, Observer, StartInfo, StepMetrics, Summary, TrainError, WorkerPool, fingerprint};
+use crate::{Event, Observer, StartInfo, StepMetrics, Summary, TrainError, executor, fingerprint};
 
 /// What a run needs besides its settings.
 pub struct Surroundings<'a> {
@@ -61,7 +61,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     let weights = agree(comm, load_weights(&inputs, kind, observe))?;
     let partition = agree(comm, stateless(config))?;
     let counts = count_groups(&partition, inputs.space.total(), comm)?;
-    let executor = agree(comm, executor(config))?;
+    let executor = executor(config.threads);
     let parts = parts(config, comm, &model, &weights, &inputs, &partition, executor.as_ref(), &counts);
     let mut engine = agree(comm, Engine::new(parts))?;
     if let Some(state) = state {
@@ -320,13 +320,6 @@ fn load_weights(inputs: &Inputs, kind: Kind, observe: Observer<'_>) -> Result<Ll
 
 fn stateless(config: &TrainConfig) -> Result<Stateless, TrainError> {
     Ok(Stateless::new(config.proj_seed, config.d as u64)?)
-}
-
-fn executor(config: &TrainConfig) -> Result<Box<dyn Executor>, TrainError> {
-    Ok(match config.threads {
-        1 => Box::new(Serial),
-        threads => Box::new(WorkerPool::new(threads)?),
-    })
 }
 
 /// Collective: every rank counts its slice of the weight space; the sum is everybody's.

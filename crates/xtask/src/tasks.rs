@@ -194,7 +194,8 @@ pub fn bench(root: &Path, packages: &[&str]) -> Outcome {
         if packages.is_empty() { known.into_iter().filter(has_benches).collect() } else { packages.to_vec() };
     for package in chosen {
         let mut command = cargo(root, &machine.environment);
-        command.args(["bench", "--package", package, "--bench", "*"]);
+        // The one profile that everything else is built with: another would build libtorch's bindings again.
+        command.args(["bench", "--profile", "dev", "--package", package, "--bench", "*"]);
         say("bench", display(&command));
         run(&mut command)?;
     }

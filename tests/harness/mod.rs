@@ -1,0 +1,159 @@
+//! Starts the binary and looks at what it leaves behind.
+
+mod bad;
+mod fixture;
+mod process;
+
+pub use bad::{Case, check_bad, check_message};
+pub use fixture::{DemoModel, Mount, edit_json, read_json};
+pub use process::{Outcome, Running, wait_until_gone};
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// How the binary is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ranks {
+    /// Without a launcher.
+    Alone,
+    /// Under `mpirun -n N`.
+    Mpi(usize),
+}
+
+/// Everything a run writes goes here; removed at the end.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("gpart-e2e-").tempdir().unwrap()
+}
+
+/// Root of the repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The binary under test.
+pub fn program() -> PathBuf {
+    let named = std::env::var_os("GPART_DIST").map(PathBuf::from);
+    let program = named.unwrap_or_else(|| {
+        // This executable is TARGET/PROFILE/deps/e2e-…
+        let own = std::env::current_exe().unwrap();
+        own.ancestors().nth(2).unwrap().join("gpart-dist")
+    });
+    assert!(
+        program.is_file(),
+        "{} is not there: build it first (`cargo build`), or name it with GPART_DIST",
+        program.display()
+    );
+    program
+}
+
+/// `gpart-dist ARGS`, with an environment in which nothing of a launcher's, of OpenMP's or of ours is set.
+pub fn command<S: AsRef<OsStr>>(ranks: Ranks, args: &[S]) -> Command {
+    let mut command = match ranks {
+        Ranks::Alone => Command::new(program()),
+        Ranks::Mpi(n) => {
+            let mut command = Command::new("mpirun");
+            command.args(["--oversubscribe", "-n", &n.to_string()]).arg(program());
+            command
+        }
+    };
+    command.args(args).current_dir(repository());
+    const FOREIGN: [&str; 7] = ["GPART_", "OMPI_", "PMIX_", "PMI_", "OMP_", "MKL_", "SLURM_"];
+    for (name, _) in std::env::vars_os() {
+        if FOREIGN.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    // Tokens are cached once for all tests.
+    command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
+    if ranks != Ranks::Alone {
+        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    }
+    command
+}
+
+/// `metamath` on the fast settings of `fast.toml`.
+pub fn training(ranks: Ranks, output: &Path, more: &[&str]) -> Command {
+    command(ranks, &training_args(output, more))
+}
+
+/// Arguments of [`training`].
+pub fn training_args(output: &Path, more: &[&str]) -> Vec<OsString> {
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("fast.toml");
+    let mut args: Vec<OsString> = vec!["metamath".into(), "--config".into(), config.into()];
+    args.extend(["--output".into(), output.into()]);
+    args.extend(more.iter().map(OsString::from));
+    args
+}
+
+/// Trains to the end and expects success.
+pub fn train(ranks: Ranks, output: &Path, more: &[&str]) -> Outcome {
+    Running::start(training(ranks, output, more)).finish().expect_code(0)
+}
+
+/// Runs `gpart-dist ARGS` without a launcher.
+pub fn alone(args: &[&str]) -> Outcome {
+    Running::start(command(Ranks::Alone, args)).finish()
+}
+
+/// The lines of `metrics.jsonl`. Each must be whole.
+pub fn metrics(output: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
+    assert!(text.is_empty() || text.ends_with('\n'), "metrics.jsonl ends inside a line");
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Hash of θ after each step; every step must be there once, in order, from `first`.
+pub fn thetas_from(output: &Path, first: u64) -> Vec<String> {
+    let lines = metrics(output);
+    let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    let expected: Vec<u64> = (first..first + lines.len() as u64).collect();
+    assert_eq!(steps, expected, "steps of {}", output.display());
+    lines.iter().map(|line| line["theta_blake3"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Hash of θ after each step, from the first.
+pub fn thetas(output: &Path) -> Vec<String> {
+    thetas_from(output, 1)
+}
+
+/// Losses by step.
+pub fn losses(output: &Path) -> Vec<f64> {
+    metrics(output).iter().map(|line| line["loss"].as_f64().unwrap()).collect()
+}
+
+/// Whole lines of `metrics.jsonl` of a run that may be writing it.
+pub fn lines_so_far(output: &Path) -> usize {
+    std::fs::read(output.join("metrics.jsonl")).map_or(0, |b| b.iter().filter(|b| **b == b'\n').count())
+}
+
+/// Checkpoint files of a run, oldest first.
+pub fn checkpoints(output: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(output.join("checkpoints")).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> =
+        entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "ckpt")).collect();
+    files.sort();
+    files
+}
+
+/// Every path under a folder with a hash of its content: two are equal when nothing was changed.
+pub fn snapshot(folder: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![folder.to_owned()];
+    while let Some(next) = waiting.pop() {
+        for entry in std::fs::read_dir(next).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            let content = if path.is_dir() {
+                waiting.push(path.clone());
+                "folder".to_owned()
+            } else {
+                blake3::hash(&std::fs::read(&path).unwrap()).to_hex().to_string()
+            };
+            found.insert(path.strip_prefix(folder).unwrap().to_owned(), content);
+        }
+    }
+    found
+}
