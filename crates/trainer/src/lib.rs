@@ -16,6 +16,7 @@ mod output;
 mod overlay;
 mod pass;
 mod run;
+mod start;
 mod tensorboard;
 
 pub use error::TrainError;

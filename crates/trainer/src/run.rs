@@ -4,26 +4,21 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use adapter::{Adapter, AdapterConfig};
-use checkpoint::{State, StateRef};
+use checkpoint::StateRef;
 use comm::Communicator;
 use config::TrainConfig;
 use data::Dataset;
-use mesh::{Degrees, Mesh};
-use model::{Llama, LlamaWeights};
-use partition::Stateless;
-use projection::{Executor, FixedPoint};
+use model::Llama;
 use serde_json::{Value, json};
-use tch::{Device, Kind};
+use tch::Device;
 
 use crate::agree::{agree, from_first};
-use crate::engine::{Engine, Parts};
+use crate::engine::Engine;
 use crate::inputs::Inputs;
-use crate::learning_rate::{Decay, LearningRate};
-use crate::optimizer::{AdamW, AdamWOptions, l2_norm};
+use crate::optimizer::l2_norm;
 use crate::output::{HeldOutLine, Identity, Output};
-use crate::overlay::Overlay;
-use crate::pass::Pass;
-use crate::{Event, Observer, StartInfo, StepMetrics, Summary, TrainError, executor, fingerprint};
+use crate::start::{self, count_groups, open_output};
+use crate::{Event, Observer, StepMetrics, Summary, TrainError, executor};
 
 /// What a run needs besides its settings.
 pub struct Surroundings<'a> {
@@ -49,45 +44,45 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     let observe: Observer<'_> = if comm.rank() == 0 { surroundings.observe } else { &silent };
     tch::set_num_threads(config.threads as i32);
 
-    let mesh = agree(comm, mesh(config, comm))?;
+    let mesh = agree(comm, start::mesh(config, comm))?;
     let mut inputs = Inputs::load(config, comm, surroundings.cache_dir.as_deref(), observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
     let (mut output, state) = open_output(&identity, comm, observe)?;
     (surroundings.opened)(&config.output_dir());
 
     observe(Event::Stage("loading the model"));
-    let kind = compute_kind(config);
+    let kind = start::compute_kind(config);
     let model = Llama::new(inputs.model_config.clone(), kind, Device::Cpu);
-    let weights = agree(comm, load_weights(&inputs, kind, observe))?;
-    let partition = agree(comm, stateless(config))?;
+    let weights = agree(comm, start::load_weights(&inputs, kind, observe))?;
+    let partition = agree(comm, start::stateless(config))?;
     let counts = count_groups(&partition, inputs.space.total(), comm)?;
     let executor = executor(config.threads);
-    let parts = parts(config, comm, &model, &weights, &inputs, &partition, executor.as_ref(), &counts);
+    let parts = start::parts(config, comm, &model, &weights, &inputs, &partition, executor.as_ref(), &counts);
     let mut engine = agree(comm, Engine::new(parts))?;
     if let Some(state) = state {
-        restore(&mut engine, state);
+        start::restore(&mut engine, state);
     }
 
-    let start = start_info(&engine, &inputs, &counts, &mesh);
-    let facts = facts(&start, &mesh, &counts);
+    let info = start::start_info(&engine, &inputs, &counts, &mesh);
+    let facts = start::facts(&info, &mesh, &counts);
     agree(comm, with(&mut output, |output| output.write_run(&identity, facts.clone())))?;
     let mut run = Run { inputs: &mut inputs, engine, output, observe, identity };
-    tracing::info!(rank = comm.rank(), ?start, "start");
-    observe(Event::Start(&start));
+    tracing::info!(rank = comm.rank(), ?info, "start");
+    observe(Event::Start(&info));
     run.before_training()?;
 
-    while run.engine.step < start.total_steps {
+    while run.engine.step < info.total_steps {
         let metrics = run.step()?;
         run.record(&metrics)?;
         run.held_out_if_due()?;
     }
-    run.finish(started, start.first_step, facts)
+    run.finish(started, info.first_step, facts)
 }
 
 /// Collective: the settings of the run that the output folder holds, if it holds one of ours.
 ///
 /// # Errors
-/// Never on rank 0's account: a folder that cannot be read is refused later, with the reason.
+/// None of its own; a folder that cannot be read is refused when the run opens it, with the reason.
 pub fn earlier_settings(
     config: &TrainConfig,
     comm: &dyn Communicator,
@@ -261,154 +256,6 @@ fn held_out_at(output: &Output, step: u64) -> Option<f64> {
 fn write_output_dir(file: &Path, folder: &Path) -> Result<(), TrainError> {
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     Ok(checkpoint::write_atomic(file, &[folder.to_string_lossy().as_bytes(), b"\n"])?)
-}
-
-fn mesh(config: &TrainConfig, comm: &dyn Communicator) -> Result<Mesh, TrainError> {
-    let (dp_shard, pp) = (config.dp_shard, config.pp);
-    let dp_replicate = config.dp_replicate.unwrap_or(comm.size() / (dp_shard * pp).max(1));
-    Ok(Mesh::new(Degrees { dp_replicate, dp_shard, pp }, comm.size())?)
-}
-
-/// Collective: rank 0 opens the folder; every rank gets the state to resume from.
-fn open_output(
-    identity: &Identity,
-    comm: &dyn Communicator,
-    observe: Observer<'_>,
-) -> Result<(Option<Output>, Option<State>), TrainError> {
-    let mut output = None;
-    let bytes = from_first(comm, || {
-        let (opened, state) = Output::open(identity, observe)?;
-        output = Some(opened);
-        Ok(state.map_or_else(Vec::new, |state| as_ref(&state).to_bytes()))
-    })?;
-    let parsed = match bytes.is_empty() {
-        true => Ok(None),
-        false => State::parse(&bytes).map(Some).map_err(|reason| {
-            let path = PathBuf::from("the state broadcast by rank 0");
-            checkpoint::CheckpointError::Damaged { path, reason }.into()
-        }),
-    };
-    Ok((output, agree(comm, parsed)?))
-}
-
-fn as_ref(state: &State) -> StateRef<'_> {
-    let State { step, meta, theta, exp_avg, exp_avg_sq } = state;
-    StateRef { step: *step, meta, theta, exp_avg, exp_avg_sq }
-}
-
-fn restore(engine: &mut Engine<'_>, state: State) {
-    engine.step = state.step;
-    engine.num_tokens = state.meta["num_tokens"].as_u64().unwrap_or(0);
-    engine.theta = state.theta;
-    engine.adam.exp_avg = state.exp_avg;
-    engine.adam.exp_avg_sq = state.exp_avg_sq;
-}
-
-fn compute_kind(config: &TrainConfig) -> Kind {
-    match config.dtype {
-        config::Dtype::Float32 => Kind::Float,
-        config::Dtype::Bfloat16 => Kind::BFloat16,
-        config::Dtype::Float16 => Kind::Half,
-    }
-}
-
-fn load_weights(inputs: &Inputs, kind: Kind, observe: Observer<'_>) -> Result<LlamaWeights, TrainError> {
-    let progress =
-        |done: usize, total: usize| observe(Event::Progress { done: done as u64, total: total as u64 });
-    Ok(LlamaWeights::load(&inputs.files, &inputs.model_config, kind, Device::Cpu, &progress)?)
-}
-
-fn stateless(config: &TrainConfig) -> Result<Stateless, TrainError> {
-    Ok(Stateless::new(config.proj_seed, config.d as u64)?)
-}
-
-/// Collective: every rank counts its slice of the weight space; the sum is everybody's.
-fn count_groups(partition: &Stateless, total: u64, comm: &dyn Communicator) -> Result<Vec<u64>, TrainError> {
-    let mine = mesh::share(total as usize, comm.size(), comm.rank());
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let counted = partition::count_parallel(partition, mine.start as u64..mine.end as u64, threads);
-    let counts = agree(comm, counted.map_err(TrainError::from))?;
-    let mut sums: Vec<i64> = counts.into_iter().map(|count| count as i64).collect();
-    comm.all_reduce_sum(&mut sums);
-    Ok(sums.into_iter().map(|sum| sum as u64).collect())
-}
-
-#[allow(clippy::too_many_arguments, reason = "called once, to put the parts together")]
-fn parts<'a>(
-    config: &'a TrainConfig,
-    comm: &'a dyn Communicator,
-    model: &'a Llama,
-    weights: &'a LlamaWeights,
-    inputs: &Inputs,
-    partition: &'a Stateless,
-    executor: &'a dyn Executor,
-    counts: &[u64],
-) -> Parts<'a> {
-    let recompute = config.gradient_checkpointing;
-    let overlay = Overlay::new(weights, &inputs.space, partition, executor, model.kind(), recompute);
-    let largest = counts.iter().copied().max().unwrap_or(1);
-    let decay = match config.lr_scheduler_type {
-        config::LrScheduler::Cosine => Decay::Cosine,
-        config::LrScheduler::Linear => Decay::Linear,
-        config::LrScheduler::Constant => Decay::Constant,
-        config::LrScheduler::ConstantWithWarmup => Decay::ConstantWithWarmup,
-    };
-    let total = inputs.schedule.total_steps();
-    Parts {
-        comm,
-        config,
-        pass: Pass { model, weights, overlay, recompute, cross_entropy_chunk: config.cross_entropy_chunk },
-        executor,
-        fixed: FixedPoint::new(largest, inputs.schedule.micro_batches_per_step()),
-        scales: partition::scales(counts, config.isometric),
-        learning_rate: LearningRate::new(config.learning_rate, decay, config.warmup_ratio, total),
-        pad_id: inputs.tokenizer.pad_id(),
-        adam: AdamW::new(AdamWOptions::with_weight_decay(config.weight_decay), counts.len()),
-    }
-}
-
-fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], mesh: &Mesh) -> StartInfo {
-    let config = engine.config;
-    let specs = model::tensor_specs(&inputs.model_config);
-    let parameters = specs.iter().map(|(_, shape)| shape.iter().product::<i64>() as u64).sum();
-    StartInfo {
-        output: config.output_dir(),
-        parameters,
-        modules: inputs.space.modules().len(),
-        adapted: inputs.space.total(),
-        d: config.d as u64,
-        group_sizes: (counts.iter().copied().min().unwrap_or(0), counts.iter().copied().max().unwrap_or(0)),
-        rows: inputs.dataset.len(),
-        tokens: inputs.dataset.total_tokens(),
-        rows_per_step: config.global_batch_size(),
-        micro_batches: config.accumulation_steps,
-        micro_batch_size: config.micro_batch_size,
-        ranks: mesh.data_parallel(),
-        backend: engine.comm.backend(),
-        threads: config.threads,
-        dtype: config.dtype.to_string(),
-        first_step: engine.step,
-        total_steps: inputs.schedule.total_steps(),
-        epochs: config.epochs,
-    }
-}
-
-fn facts(start: &StartInfo, mesh: &Mesh, counts: &[u64]) -> Value {
-    let degrees = mesh.degrees();
-    json!({
-        "gpart_dist": env!("CARGO_PKG_VERSION"),
-        "libtorch": "2.11.0",
-        "communicator": start.backend,
-        "mesh": {"dp_replicate": degrees.dp_replicate, "dp_shard": degrees.dp_shard, "pp": degrees.pp},
-        "threads": start.threads,
-        "model_parameters": start.parameters,
-        "adapted_modules": start.modules,
-        "adapted_weights": start.adapted,
-        "group_sizes": {"min": start.group_sizes.0, "max": start.group_sizes.1},
-        "partition_fingerprint": fingerprint::counts(counts),
-        "rows": start.rows,
-        "total_steps": start.total_steps,
-    })
 }
 
 fn adapter_config(config: &TrainConfig) -> AdapterConfig {

@@ -1,0 +1,179 @@
+//! The steps between settings and the first update: mesh, output folder, weights, group sizes, engine.
+
+use std::path::PathBuf;
+
+use checkpoint::{State, StateRef};
+use comm::Communicator;
+use config::TrainConfig;
+use mesh::{Degrees, Mesh};
+use model::{Llama, LlamaWeights};
+use partition::Stateless;
+use projection::{Executor, FixedPoint};
+use serde_json::{Value, json};
+use tch::{Device, Kind};
+
+use crate::agree::{agree, from_first};
+use crate::engine::{Engine, Parts};
+use crate::inputs::Inputs;
+use crate::learning_rate::{Decay, LearningRate};
+use crate::optimizer::{AdamW, AdamWOptions};
+use crate::output::{Identity, Output};
+use crate::overlay::Overlay;
+use crate::pass::Pass;
+use crate::{Event, Observer, StartInfo, TrainError, fingerprint};
+
+pub(crate) fn mesh(config: &TrainConfig, comm: &dyn Communicator) -> Result<Mesh, TrainError> {
+    let (dp_shard, pp) = (config.dp_shard, config.pp);
+    let dp_replicate = config.dp_replicate.unwrap_or(comm.size() / (dp_shard * pp).max(1));
+    Ok(Mesh::new(Degrees { dp_replicate, dp_shard, pp }, comm.size())?)
+}
+
+/// Collective: rank 0 opens the folder; every rank gets the state to resume from.
+pub(crate) fn open_output(
+    identity: &Identity,
+    comm: &dyn Communicator,
+    observe: Observer<'_>,
+) -> Result<(Option<Output>, Option<State>), TrainError> {
+    let mut output = None;
+    let bytes = from_first(comm, || {
+        let (opened, state) = Output::open(identity, observe)?;
+        output = Some(opened);
+        Ok(state.map_or_else(Vec::new, |state| as_ref(&state).to_bytes()))
+    })?;
+    let parsed = match bytes.is_empty() {
+        true => Ok(None),
+        false => State::parse(&bytes).map(Some).map_err(|reason| {
+            let path = PathBuf::from("the state broadcast by rank 0");
+            checkpoint::CheckpointError::Damaged { path, reason }.into()
+        }),
+    };
+    Ok((output, agree(comm, parsed)?))
+}
+
+fn as_ref(state: &State) -> StateRef<'_> {
+    let State { step, meta, theta, exp_avg, exp_avg_sq } = state;
+    StateRef { step: *step, meta, theta, exp_avg, exp_avg_sq }
+}
+
+pub(crate) fn restore(engine: &mut Engine<'_>, state: State) {
+    engine.step = state.step;
+    engine.num_tokens = state.meta["num_tokens"].as_u64().unwrap_or(0);
+    engine.theta = state.theta;
+    engine.adam.exp_avg = state.exp_avg;
+    engine.adam.exp_avg_sq = state.exp_avg_sq;
+}
+
+pub(crate) fn compute_kind(config: &TrainConfig) -> Kind {
+    match config.dtype {
+        config::Dtype::Float32 => Kind::Float,
+        config::Dtype::Bfloat16 => Kind::BFloat16,
+        config::Dtype::Float16 => Kind::Half,
+    }
+}
+
+pub(crate) fn load_weights(
+    inputs: &Inputs,
+    kind: Kind,
+    observe: Observer<'_>,
+) -> Result<LlamaWeights, TrainError> {
+    let progress =
+        |done: usize, total: usize| observe(Event::Progress { done: done as u64, total: total as u64 });
+    Ok(LlamaWeights::load(&inputs.files, &inputs.model_config, kind, Device::Cpu, &progress)?)
+}
+
+pub(crate) fn stateless(config: &TrainConfig) -> Result<Stateless, TrainError> {
+    Ok(Stateless::new(config.proj_seed, config.d as u64)?)
+}
+
+/// Collective: every rank counts its slice of the weight space; the sum is everybody's.
+pub(crate) fn count_groups(
+    partition: &Stateless,
+    total: u64,
+    comm: &dyn Communicator,
+) -> Result<Vec<u64>, TrainError> {
+    let mine = mesh::share(total as usize, comm.size(), comm.rank());
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let counted = partition::count_parallel(partition, mine.start as u64..mine.end as u64, threads);
+    let counts = agree(comm, counted.map_err(TrainError::from))?;
+    let mut sums: Vec<i64> = counts.into_iter().map(|count| count as i64).collect();
+    comm.all_reduce_sum(&mut sums);
+    Ok(sums.into_iter().map(|sum| sum as u64).collect())
+}
+
+#[allow(clippy::too_many_arguments, reason = "called once, to put the parts together")]
+pub(crate) fn parts<'a>(
+    config: &'a TrainConfig,
+    comm: &'a dyn Communicator,
+    model: &'a Llama,
+    weights: &'a LlamaWeights,
+    inputs: &Inputs,
+    partition: &'a Stateless,
+    executor: &'a dyn Executor,
+    counts: &[u64],
+) -> Parts<'a> {
+    let recompute = config.gradient_checkpointing;
+    let overlay = Overlay::new(weights, &inputs.space, partition, executor, model.kind(), recompute);
+    let largest = counts.iter().copied().max().unwrap_or(1);
+    let decay = match config.lr_scheduler_type {
+        config::LrScheduler::Cosine => Decay::Cosine,
+        config::LrScheduler::Linear => Decay::Linear,
+        config::LrScheduler::Constant => Decay::Constant,
+        config::LrScheduler::ConstantWithWarmup => Decay::ConstantWithWarmup,
+    };
+    let total = inputs.schedule.total_steps();
+    Parts {
+        comm,
+        config,
+        pass: Pass { model, weights, overlay, recompute, cross_entropy_chunk: config.cross_entropy_chunk },
+        executor,
+        fixed: FixedPoint::new(largest, inputs.schedule.micro_batches_per_step()),
+        scales: partition::scales(counts, config.isometric),
+        learning_rate: LearningRate::new(config.learning_rate, decay, config.warmup_ratio, total),
+        pad_id: inputs.tokenizer.pad_id(),
+        adam: AdamW::new(AdamWOptions::with_weight_decay(config.weight_decay), counts.len()),
+    }
+}
+
+pub(crate) fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], mesh: &Mesh) -> StartInfo {
+    let config = engine.config;
+    let specs = model::tensor_specs(&inputs.model_config);
+    let parameters = specs.iter().map(|(_, shape)| shape.iter().product::<i64>() as u64).sum();
+    StartInfo {
+        output: config.output_dir(),
+        parameters,
+        modules: inputs.space.modules().len(),
+        adapted: inputs.space.total(),
+        d: config.d as u64,
+        group_sizes: (counts.iter().copied().min().unwrap_or(0), counts.iter().copied().max().unwrap_or(0)),
+        rows: inputs.dataset.len(),
+        tokens: inputs.dataset.total_tokens(),
+        rows_per_step: config.global_batch_size(),
+        micro_batches: config.accumulation_steps,
+        micro_batch_size: config.micro_batch_size,
+        ranks: mesh.data_parallel(),
+        backend: engine.comm.backend(),
+        threads: config.threads,
+        dtype: config.dtype.to_string(),
+        first_step: engine.step,
+        total_steps: inputs.schedule.total_steps(),
+        epochs: config.epochs,
+    }
+}
+
+pub(crate) fn facts(start: &StartInfo, mesh: &Mesh, counts: &[u64]) -> Value {
+    let degrees = mesh.degrees();
+    json!({
+        "gpart_dist": env!("CARGO_PKG_VERSION"),
+        "libtorch": "2.11.0",
+        "communicator": start.backend,
+        "mesh": {"dp_replicate": degrees.dp_replicate, "dp_shard": degrees.dp_shard, "pp": degrees.pp},
+        "threads": start.threads,
+        "model_parameters": start.parameters,
+        "adapted_modules": start.modules,
+        "adapted_weights": start.adapted,
+        "group_sizes": {"min": start.group_sizes.0, "max": start.group_sizes.1},
+        "partition_fingerprint": fingerprint::counts(counts),
+        "rows": start.rows,
+        "total_steps": start.total_steps,
+    })
+}
