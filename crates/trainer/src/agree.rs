@@ -41,10 +41,110 @@ pub(crate) fn same_everywhere(comm: &dyn Communicator, facts: &[(&str, String)])
     agree(comm, Err(error))
 }
 
+/// Collective: every rank has the same θ after `step`, by its hash; an error names those that differ from rank 0.
+pub(crate) fn same_theta(comm: &dyn Communicator, step: u64, hash: &str) -> Result<(), TrainError> {
+    let all = comm.all_gather(hash.as_bytes());
+    let odd = (0..all.len()).filter(|rank| all[*rank] != all[0]).map(|rank| format!("rank {rank}"));
+    let ranks = odd.collect::<Vec<String>>().join(", ");
+    match ranks.is_empty() {
+        true => Ok(()),
+        false => agree(comm, Err(TrainError::RanksDiffer { step, ranks })),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use comm::Single;
+    use std::cell::RefCell;
+
+    /// Rank 1 of three, whose peers say what the script says, collective by collective.
+    struct Scripted(RefCell<Vec<[&'static str; 2]>>);
+
+    impl Scripted {
+        fn new(answers: &[[&'static str; 2]]) -> Self {
+            Self(RefCell::new(answers.iter().rev().copied().collect()))
+        }
+    }
+
+    impl Communicator for Scripted {
+        fn rank(&self) -> usize {
+            1
+        }
+        fn size(&self) -> usize {
+            3
+        }
+        fn backend(&self) -> String {
+            "script".to_owned()
+        }
+        fn all_reduce_sum(&self, _values: &mut [i64]) {}
+        fn all_gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
+            let [first, last] = self.0.borrow_mut().pop().expect("a collective that the peers do not make");
+            vec![first.into(), bytes.to_vec(), last.into()]
+        }
+        fn broadcast(&self, _root: usize, _bytes: &mut Vec<u8>) {}
+        fn barrier(&self) {}
+        fn abort(&self, code: i32) -> ! {
+            std::process::exit(code)
+        }
+    }
+
+    #[test]
+    fn another_theta_names_its_ranks() {
+        assert!(same_theta(&Scripted::new(&[["aa", "aa"]]), 3, "aa").is_ok());
+        // Rank 0 reports; the others know that it does.
+        let comm = Scripted::new(&[["aa", "bb"], ["\0", ""]]);
+        let error = same_theta(&comm, 3, "aa");
+        assert!(matches!(error, Err(TrainError::Elsewhere { rank: 0, input: false })), "{error:?}");
+        let single = RankZero;
+        let error = same_theta(&single, 3, "aa").expect_err("rank 1 differs").to_string();
+        assert_eq!(error, "after step 3 θ differs on rank 1, rank 3 from rank 0's");
+    }
+
+    /// Rank 0 of four, of which 1 and 3 have another θ.
+    struct RankZero;
+
+    impl Communicator for RankZero {
+        fn rank(&self) -> usize {
+            0
+        }
+        fn size(&self) -> usize {
+            4
+        }
+        fn backend(&self) -> String {
+            "script".to_owned()
+        }
+        fn all_reduce_sum(&self, _values: &mut [i64]) {}
+        fn all_gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
+            vec![bytes.to_vec(), b"other".to_vec(), bytes.to_vec(), b"other".to_vec()]
+        }
+        fn broadcast(&self, _root: usize, _bytes: &mut Vec<u8>) {}
+        fn barrier(&self) {}
+        fn abort(&self, code: i32) -> ! {
+            std::process::exit(code)
+        }
+    }
+
+    #[test]
+    fn the_lowest_rank_that_failed_reports() {
+        let no_labels = || Err::<(), _>(TrainError::NoLabels { step: 1 });
+        let error = agree(&Scripted::new(&[["", "\u{1}"]]), no_labels());
+        assert!(matches!(error, Err(TrainError::NoLabels { .. })), "rank 1 is the lowest");
+        let error = agree(&Scripted::new(&[["\u{1}", ""]]), no_labels());
+        assert!(matches!(error, Err(TrainError::Elsewhere { rank: 0, input: true })));
+        let error = agree(&Scripted::new(&[["", "\0"]]), Ok(()));
+        assert!(matches!(error, Err(TrainError::Elsewhere { rank: 2, input: false })));
+        assert!(agree(&Scripted::new(&[["", ""]]), Ok(())).is_ok());
+    }
+
+    #[test]
+    fn a_rank_that_was_started_differently_is_named() {
+        let facts = [("model", "m".to_owned()), ("training data", "d".to_owned())];
+        assert!(same_everywhere(&Scripted::new(&[["m\nd", "m\nd"]]), &facts).is_ok());
+        let error = same_everywhere(&Scripted::new(&[["m\nd", "m\nx"], ["", ""]]), &facts);
+        let error = error.expect_err("rank 2 has other data").to_string();
+        assert_eq!(error, "rank 2 was started differently from rank 0: its training data is another");
+    }
 
     #[test]
     fn one_rank_agrees_with_itself() {

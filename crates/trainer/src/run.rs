@@ -12,7 +12,7 @@ use model::Llama;
 use serde_json::{Value, json};
 use tch::Device;
 
-use crate::agree::{agree, from_first};
+use crate::agree::{agree, from_first, same_theta};
 use crate::engine::Engine;
 use crate::inputs::Inputs;
 use crate::optimizer::l2_norm;
@@ -112,20 +112,11 @@ impl Run<'_, '_> {
         let config = self.engine.config;
         let last = metrics.step == self.inputs.schedule.total_steps();
         let due = metrics.step.is_multiple_of(config.save_steps as u64) || last;
+        // A θ that is not everybody's is neither recorded nor saved.
+        same_theta(self.engine.comm, metrics.step, &metrics.theta_blake3)?;
         let written = with(&mut self.output, |output| output.record(metrics));
         let saved = written.and_then(|()| if due { self.save() } else { Ok(()) });
-        let theta =
-            saved.as_ref().map_or_else(|_| Vec::new(), |()| metrics.theta_blake3.clone().into_bytes());
-        let all = self.engine.comm.all_gather(&theta);
-        if all.iter().any(Vec::is_empty) {
-            return agree(self.engine.comm, saved);
-        }
-        let odd: Vec<String> =
-            (0..all.len()).filter(|rank| all[*rank] != all[0]).map(|rank| format!("rank {rank}")).collect();
-        if !odd.is_empty() {
-            let error = TrainError::RanksDiffer { step: metrics.step, ranks: odd.join(", ") };
-            return agree(self.engine.comm, Err(error));
-        }
+        agree(self.engine.comm, saved)?;
         (self.observe)(Event::Step(metrics));
         let StepMetrics { step, loss, grad_norm, step_seconds, theta_blake3, .. } = metrics;
         tracing::info!(step, loss, grad_norm, step_seconds, theta_blake3, "step");
