@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::harness::{Case, Ranks, check_bad, repository, scratch, training};
+use crate::harness::{Case, Ranks, check_bad, check_on_ranks, repository, scratch, training};
 
 fn written(folder: &Path, name: &str, content: &[u8]) -> Vec<String> {
     let path = folder.join(name);
@@ -72,11 +72,7 @@ const ALONE: [Case; 16] = [
 
 #[test]
 fn on_every_number_of_ranks() {
-    for case in &EVERYWHERE {
-        for ranks in [Ranks::Alone, Ranks::Mpi(2), Ranks::Mpi(3)] {
-            check_bad(ranks, case);
-        }
-    }
+    check_on_ranks(&EVERYWHERE);
 }
 
 #[test]

@@ -156,3 +156,18 @@ fn a_learning_rate_that_explodes() {
         assert_eq!(sound(&output), ["step-00000001.ckpt"]);
     }
 }
+
+/// An update that is not finite is never saved, also where no further step would notice it.
+#[test]
+fn an_update_that_is_not_finite() {
+    for flags in [["--learning-rate", "1e39"], ["--weight-decay", "1e300"]] {
+        for ranks in [Ranks::Alone, Ranks::Mpi(2)] {
+            let folder = scratch();
+            let output = folder.path().join("output");
+            let flags = [&flags[..], &["--max-steps", "1"]].concat();
+            let outcome = Running::start(training(ranks, &output, &flags)).finish();
+            check_message(flags[0], &outcome, 1, &["step 1"]);
+            assert!(checkpoints(&output).is_empty() && !output.join("adapter_model.safetensors").exists());
+        }
+    }
+}

@@ -70,8 +70,15 @@ fn ranks_that_were_started_differently() {
     different(&[], &other, &output, &["rank 1", "training data"]);
     different(&["--d", "1000000"], &[], &output, &["1000000"]);
     different(&[], &["--d", "1000000"], &output, &["1000000"]);
-    different(&[], &["--d", "0"], &output, &["\"0\""]);
+}
+
+/// A rank that gives up before the others have begun does not leave them waiting.
+#[test]
+fn ranks_of_which_one_cannot_start() {
+    let folder = scratch();
+    let output = folder.path().join("output");
     different(&["--learning-rate", "-1"], &[], &output, &["\"-1\""]);
+    different(&[], &["--d", "0"], &output, &["\"0\""]);
     different(&[], &["--no-such-flag"], &output, &["--no-such-flag"]);
 }
 

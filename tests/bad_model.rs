@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Case, DemoModel, Ranks, check_bad, edit_json};
+use crate::harness::{
+    Case, DemoModel, Ranks, check_bad, check_message, check_on_ranks, edit_json, limited, scratch,
+    training_args,
+};
 
 /// A case made of a copy of the demo model and what spoils it.
 macro_rules! spoilt {
@@ -181,11 +184,7 @@ const SHARDS: [Case; 5] = [
 
 #[test]
 fn on_every_number_of_ranks() {
-    for case in &EVERYWHERE {
-        for ranks in [Ranks::Alone, Ranks::Mpi(2), Ranks::Mpi(3)] {
-            check_bad(ranks, case);
-        }
-    }
+    check_on_ranks(&EVERYWHERE);
 }
 
 #[test]
@@ -216,16 +215,12 @@ fn shards() {
 /// A configuration of a billion blocks must not be spelt out before it is compared with the files.
 #[test]
 fn a_billion_blocks() {
-    let case = spoilt!("a billion blocks",
-        model => edit_json(&model.file("config.json"), |c| c["num_hidden_layers"] = json!(1_000_000_000)),
-        "model.layers.4");
-    // With little address space a program that lists them all fails at once instead of taking the machine along.
-    let folder = crate::harness::scratch();
-    let flags = (case.setup)(folder.path());
-    let args = crate::harness::training_args(&folder.path().join("out"), &[]);
-    let mut command = std::process::Command::new("sh");
-    command.args(["-c", "ulimit -v 6000000; exec \"$0\" \"$@\""]).arg(crate::harness::program());
-    command.args(args).args(flags).current_dir(crate::harness::repository());
-    let outcome = crate::harness::Running::start(command).finish();
-    crate::harness::check_message(case.name, &outcome, 2, case.says);
+    let folder = scratch();
+    let model = DemoModel::copy_to(folder.path());
+    edit_json(&model.file("config.json"), |c| c["num_hidden_layers"] = json!(1_000_000_000));
+    let mut args = training_args(&folder.path().join("out"), &[]);
+    args.extend(model.flag().into_iter().map(Into::into));
+    check_message("a billion blocks", &limited(&args), 2, &["model.layers.4"]);
+    let path = model.folder.to_str().unwrap();
+    check_message("a billion blocks", &limited(&["inspect", "model", path]), 2, &["model.layers.4"]);
 }

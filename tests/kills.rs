@@ -122,7 +122,7 @@ fn killed_at_any_instant_alone() {
 
 #[test]
 fn killed_at_any_instant_on_two_ranks() {
-    killed_at_instants(Ranks::Mpi(2), 5);
+    killed_at_instants(Ranks::Mpi(2), 4);
 }
 
 /// A rank that dies ends all of them; no rank is left behind to hold the folder.

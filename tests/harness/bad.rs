@@ -26,6 +26,15 @@ pub fn check_bad(ranks: Ranks, case: &Case) {
     assert_eq!(before, snapshot(folder.path()), "{name}: files were changed");
 }
 
+/// Checks each case alone and on several ranks, by turns two and three: under `mpirun` a failure takes a second.
+#[track_caller]
+pub fn check_on_ranks(cases: &[Case]) {
+    for (number, case) in cases.iter().enumerate() {
+        check_bad(Ranks::Alone, case);
+        check_bad(Ranks::Mpi(2 + number % 2), case);
+    }
+}
+
 /// Expects the exit code, exactly one message with exactly one hint, and no trace of a panic.
 #[track_caller]
 pub fn check_message(name: &str, outcome: &Outcome, code: i32, says: &[&str]) {

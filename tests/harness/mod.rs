@@ -4,7 +4,7 @@ mod bad;
 mod fixture;
 mod process;
 
-pub use bad::{Case, check_bad, check_message};
+pub use bad::{Case, check_bad, check_message, check_on_ranks};
 pub use fixture::{DemoModel, Mount, edit_json, read_json};
 pub use process::{Outcome, Running, wait_until_gone};
 
@@ -92,6 +92,22 @@ pub fn training_args(output: &Path, more: &[&str]) -> Vec<OsString> {
 /// Trains to the end and expects success.
 pub fn train(ranks: Ranks, output: &Path, more: &[&str]) -> Outcome {
     Running::start(training(ranks, output, more)).finish().expect_code(0)
+}
+
+/// Runs `gpart-dist ARGS` without a launcher and with little address space, so that a program that asks for far
+/// too much memory fails at once instead of taking the machine along.
+pub fn limited<S: AsRef<OsStr>>(args: &[S]) -> Outcome {
+    let plain = command(Ranks::Alone, args);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -v 6000000; exec \"$0\" \"$@\""]).arg(plain.get_program());
+    limited.args(plain.get_args()).current_dir(repository());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    Running::start(limited).finish()
 }
 
 /// Runs `gpart-dist ARGS` without a launcher.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::program;
 
-/// After this long a process hangs. Nothing here takes a tenth of it, even on a busy machine.
-const HANGS: Duration = Duration::from_secs(150);
+/// After this long a process hangs. Nothing here takes a tenth of it.
+const HANGS: Duration = Duration::from_secs(90);
 
 /// How a process ended and what it said.
 #[derive(Debug)]

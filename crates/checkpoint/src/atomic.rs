@@ -6,6 +6,9 @@ use std::path::Path;
 
 use crate::CheckpointError;
 
+const LEFTOVER_PREFIX: &str = ".gpart-";
+const LEFTOVER_SUFFIX: &str = ".tmp";
+
 /// Writes `parts`, one after the other, to a temporary file beside `path`, flushes it to the disk, renames it to
 /// `path` and flushes the folder. On an error the temporary file is removed and `path` is as it was.
 ///
@@ -20,25 +23,37 @@ fn replace(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut file = tempfile::Builder::new().prefix(".gpart-").suffix(".tmp").tempfile_in(folder)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(LEFTOVER_PREFIX).suffix(LEFTOVER_SUFFIX);
+    share(&mut builder);
+    let mut file = builder.tempfile_in(folder)?;
     for part in parts {
         file.write_all(part)?;
     }
     // Without this the rename could reach the disk before the bytes do, and a power cut would leave a torn file.
     file.as_file().sync_all()?;
-    make_readable(file.as_file())?;
     file.persist(path).map_err(|e| e.error)?;
     File::open(folder)?.sync_all()
 }
 
-/// Temporary files are made private; a result is shared like any other file of the user's.
+/// Removes the temporary files that killed writers left in `folder`. Call it only where no one else writes.
+pub fn remove_leftovers(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(LEFTOVER_PREFIX) && name.ends_with(LEFTOVER_SUFFIX) {
+            // One that cannot be removed costs space, nothing else.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Temporary files are private unless told otherwise; the user's umask decides who reads a result.
 #[cfg(unix)]
-fn make_readable(file: &File) -> std::io::Result<()> {
+fn share(builder: &mut tempfile::Builder<'_, '_>) {
     use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(std::fs::Permissions::from_mode(0o644))
+    builder.permissions(std::fs::Permissions::from_mode(0o666));
 }
 
 #[cfg(not(unix))]
-fn make_readable(_file: &File) -> std::io::Result<()> {
-    Ok(())
-}
+fn share(_builder: &mut tempfile::Builder<'_, '_>) {}

@@ -4,9 +4,9 @@ mod atomic;
 mod state;
 mod store;
 
-pub use atomic::write_atomic;
+pub use atomic::{remove_leftovers, write_atomic};
 pub use state::{State, StateRef};
-pub use store::{Found, Rejected, Store};
+pub use store::{FOLDER, Found, Rejected, Store};
 
 use std::path::PathBuf;
 

@@ -54,6 +54,13 @@ pub struct StateRef<'a> {
     pub exp_avg_sq: &'a [f32],
 }
 
+impl<'a> From<&'a State> for StateRef<'a> {
+    fn from(state: &'a State) -> Self {
+        let State { step, meta, theta, exp_avg, exp_avg_sq } = state;
+        Self { step: *step, meta, theta, exp_avg, exp_avg_sq }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Header {
     d: u64,

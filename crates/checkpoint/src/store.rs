@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::{CheckpointError, State, StateRef};
 
+/// Where a run keeps its state files, in its output folder.
+pub const FOLDER: &str = "checkpoints";
+
 const PREFIX: &str = "step-";
 const SUFFIX: &str = ".ckpt";
 
@@ -38,6 +41,12 @@ impl Store {
         Self { folder: folder.into(), keep: keep.max(1) }
     }
 
+    /// The checkpoints of the run whose output folder, or folder of checkpoints, is `path`; to look, not to save.
+    pub fn of_run(path: &Path) -> Self {
+        let inner = path.join(FOLDER);
+        Self::new(if inner.is_dir() { inner } else { path.to_owned() }, usize::MAX)
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -58,7 +67,9 @@ impl Store {
         let path = self.path_of(state.step);
         state.write(&path)?;
         let files = self.list()?;
-        for (_, old) in files.iter().rev().skip(self.keep) {
+        // Newer files are not of this timeline; they neither count nor go.
+        let own = files.iter().rev().filter(|(step, _)| *step <= state.step);
+        for (_, old) in own.skip(self.keep) {
             // A file that cannot be removed costs space, not correctness.
             let _ = std::fs::remove_file(old);
         }
@@ -83,15 +94,18 @@ impl Store {
         Ok(found)
     }
 
-    /// Removes what a killed writer left behind. Call it only while holding the run's lock.
-    pub fn remove_leftovers(&self) {
-        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with(".gpart-") && name.ends_with(".tmp") {
-                let _ = std::fs::remove_file(entry.path());
-            }
+    /// Takes files of steps after `step` out of the way, sound or not: a run that goes on from `step` makes those
+    /// steps again. They keep their content under a name that no search finds.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Write`] when one cannot be renamed.
+    pub fn set_aside_after(&self, step: u64) -> Result<(), CheckpointError> {
+        for (_, path) in self.list()?.into_iter().filter(|(of, _)| *of > step) {
+            let mut aside = path.clone().into_os_string();
+            aside.push(".set-aside");
+            std::fs::rename(&path, &aside).map_err(|source| CheckpointError::Write { path, source })?;
         }
+        Ok(())
     }
 
     /// State files by step, oldest first. A folder that is not there holds none.
@@ -142,6 +156,22 @@ mod tests {
         assert_eq!(steps, [2, 10]);
         let (_, state) = store.newest().unwrap().state.unwrap();
         assert_eq!((state.step, state.theta[0], state.meta["note"].as_str()), (10, 10.0, Some("größe")));
+    }
+
+    #[test]
+    fn a_run_that_goes_back_keeps_its_own_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path(), 1);
+        for step in [3, 6] {
+            save(&Store::new(folder.path(), 9), step);
+        }
+        // Without setting anything aside: neither the new file nor the other timeline's is pruned.
+        save(&store, 4);
+        let steps = || store.list().unwrap().into_iter().map(|(step, _)| step).collect::<Vec<_>>();
+        assert_eq!(steps(), [4, 6]);
+        store.set_aside_after(4).unwrap();
+        assert_eq!(steps(), [4]);
+        assert!(folder.path().join("step-00000006.ckpt.set-aside").exists());
     }
 
     #[test]

@@ -8,8 +8,11 @@ pub enum Exit {
     Done = 0,
     /// The run failed.
     Failed = 1,
-    /// The user's input is wrong; nothing was changed.
+    /// The user's input is wrong; what was there before is untouched.
     Input = 2,
+    /// Stopped early and resumable. Reserved: no command ends this way yet.
+    #[allow(dead_code, reason = "part of the contract")]
+    Preempted = 75,
 }
 
 impl Exit {

@@ -88,8 +88,12 @@ fn partition(args: &PartitionArgs) -> Result<Value, partition::PartitionError> {
     /// Ids shown at each end.
     const ENDS: u64 = 16;
     const CHUNK: usize = 1 << 16;
+    /// Sizes of more groups than can be trained would only fill the memory.
+    const LARGEST_COUNTED: u64 = i32::MAX as u64;
     let Backend::Stateless = args.backend;
     let partition = Stateless::new(Seed::from(args.seed), args.d)?;
+    let end = args.start_offset.checked_add(args.numel).filter(|end| *end <= partition::MAX_INDEX);
+    let end = end.ok_or(partition::PartitionError::Range { start: args.start_offset, len: args.numel })?;
     let mut buffer = vec![0u64; CHUNK];
     let mut ids = Sha256::new();
     let mut done = 0;
@@ -104,7 +108,7 @@ fn partition(args: &PartitionArgs) -> Result<Value, partition::PartitionError> {
     partition.ids_u64(args.start_offset, &mut first)?;
     partition.ids_u64(args.start_offset + (args.numel - ends), &mut last)?;
     let mut facts = json!({
-        "seed": serde_json::Number::from_i128(args.seed).map_or(Value::from(args.seed.to_string()), Value::from),
+        "seed": shown_seed(args.seed),
         "d": args.d,
         "start_offset": args.start_offset,
         "numel": args.numel,
@@ -113,8 +117,10 @@ fn partition(args: &PartitionArgs) -> Result<Value, partition::PartitionError> {
         "ids_sha256": hex(&ids.finalize()),
     });
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let range = args.start_offset..args.start_offset + args.numel;
-    let counts = partition::count_parallel(&partition, range, threads)?;
+    if args.d > LARGEST_COUNTED {
+        return Ok(facts);
+    }
+    let counts = partition::count_parallel(&partition, args.start_offset..end, threads)?;
     let scales = partition::scales(&counts, true);
     let mut hasher = Sha256::new();
     counts.iter().for_each(|count| hasher.update(count.to_le_bytes()));
@@ -125,10 +131,19 @@ fn partition(args: &PartitionArgs) -> Result<Value, partition::PartitionError> {
     Ok(facts)
 }
 
+/// A seed as a JSON number where it fits, else as text.
+fn shown_seed(seed: i128) -> Value {
+    serde_json::Number::from_i128(seed).map_or_else(|| seed.to_string().into(), Value::from)
+}
+
 fn adapter(folder: &Path) -> Result<Value, adapter::AdapterError> {
     let adapter = adapter::Adapter::read(folder)?;
     let theta = &adapter.theta;
-    let mut facts = serde_json::to_value(&adapter.config).unwrap_or_default();
+    // A JSON value holds no integer beyond 64 bits, and a seed may be one; it is then shown as text.
+    let seed = adapter.config.proj_seed;
+    let narrow = adapter::AdapterConfig { proj_seed: 0, ..adapter.config.clone() };
+    let mut facts = serde_json::to_value(&narrow).expect("plain settings are JSON");
+    facts["proj_seed"] = shown_seed(seed);
     facts["theta_norm"] = trainer::l2_norm(theta).into();
     facts["theta_min"] = theta.iter().copied().fold(f32::INFINITY, f32::min).into();
     facts["theta_max"] = theta.iter().copied().fold(f32::NEG_INFINITY, f32::max).into();
@@ -149,8 +164,7 @@ fn checkpoint(path: &Path) -> Result<Value, checkpoint::CheckpointError> {
             "meta": state.meta,
         }));
     }
-    let inner = path.join("checkpoints");
-    let store = checkpoint::Store::new(if inner.is_dir() { &inner } else { path }, 1);
+    let store = checkpoint::Store::of_run(path);
     let files = store.list()?;
     if files.is_empty() {
         let source = std::io::Error::new(std::io::ErrorKind::NotFound, "no checkpoint in this folder");
@@ -172,7 +186,7 @@ fn model(folder: &Path) -> Result<Value, model::ModelError> {
     let files = model::CheckpointFiles::open(folder)?;
     files.check(&config)?;
     let specs = model::tensor_specs(&config);
-    let parameters: i64 = specs.iter().map(|(_, shape)| shape.iter().product::<i64>()).sum();
+    let parameters: i64 = specs.map(|(_, shape)| shape.iter().product::<i64>()).sum();
     let modules = trainer::linear_modules(&config);
     let attention = modules.iter().filter(|m| m.name.contains("self_attn"));
     let adapted: u64 = attention.map(|m| m.shape[0] * m.shape[1]).sum();

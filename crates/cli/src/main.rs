@@ -52,13 +52,19 @@ struct ConfigArgs {
 
 fn main() -> std::process::ExitCode {
     report::end_all_ranks_on_panic();
-    let cli = Cli::parse();
-    let exit = match cli.command {
+    let exit = match Cli::try_parse() {
+        Ok(cli) => run(cli),
+        Err(error) => metamath::refuse_command_line(&error),
+    };
+    std::process::ExitCode::from(exit as u8)
+}
+
+fn run(cli: Cli) -> Exit {
+    match cli.command {
         Command::Metamath(args) => metamath::metamath(&args),
         Command::Config(ConfigOf::Metamath(args)) => metamath::show_config(&args.train, args.json),
         Command::Inspect(what) => inspect::inspect(what),
-    };
-    std::process::ExitCode::from(exit as u8)
+    }
 }
 
 /// Reports an error and gives its exit code.

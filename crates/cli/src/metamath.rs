@@ -13,27 +13,50 @@ use crate::{fail, report};
 
 /// Trains.
 pub fn metamath(args: &TrainArgs) -> Exit {
+    with_ranks(|comm| {
+        let resolved = trainer::agree(comm, resolve(args).map_err(TrainError::from))?;
+        train(resolved, comm)
+    })
+}
+
+/// Says what is wrong with the command line, or shows the help that was asked for: once, not once a rank. The ranks
+/// whose command line is right learn of it in [`metamath`]'s first collective, which this one takes part in.
+pub fn refuse_command_line(error: &clap::Error) -> Exit {
+    if error.exit_code() == 0 {
+        if comm::rank_by_launcher().unwrap_or(0) == 0 {
+            let _ = error.print();
+        }
+        return Exit::Done;
+    }
+    with_ranks(|comm| match trainer::agree::<()>(comm, Err(TrainError::CommandLine)) {
+        Err(TrainError::CommandLine) => {
+            let _ = error.print();
+            Err(TrainError::Elsewhere { rank: comm.rank(), input: true })
+        }
+        other => other,
+    })
+}
+
+/// Brings the ranks up, works, and reports what went wrong, on the one rank that is to.
+fn with_ranks(work: impl FnOnce(&dyn Communicator) -> Result<(), TrainError>) -> Exit {
     let comm = match comm::start() {
         Ok(comm) => comm,
-        Err(error) => return fail(&error),
-    };
-    // Every rank comes to the same verdict on the same command line; one of them says so.
-    let resolved = match resolve(args) {
-        Ok(resolved) => resolved,
-        Err(error) if comm.rank() == 0 => return fail(&error),
-        Err(error) => return Exit::of(&error),
-    };
-    match train(resolved, comm.as_ref()) {
-        Ok(()) => Exit::Done,
+        // Nobody to agree with: by its number alone, the first one speaks.
+        Err(error) if comm::rank_by_launcher().unwrap_or(0) == 0 => return fail(&error),
         Err(error) => {
-            let exit = if error.is_input() { Exit::Input } else { Exit::Failed };
-            if !matches!(error, TrainError::Elsewhere { .. }) {
-                report::print(&error);
-            }
-            exit
+            std::thread::sleep(SPEAKERS_LEAD);
+            return Exit::of(&error);
         }
+    };
+    let Err(error) = work(comm.as_ref()) else { return Exit::Done };
+    if !matches!(error, TrainError::Elsewhere { .. }) {
+        report::print_of_rank(&error, comm.as_ref());
     }
+    if error.is_input() { Exit::Input } else { Exit::Failed }
 }
+
+/// How long silent processes wait before they end, so that the launcher does not kill the one that speaks.
+const SPEAKERS_LEAD: std::time::Duration = std::time::Duration::from_millis(300);
 
 fn train(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError> {
     if let Some(earlier) = trainer::earlier_settings(&resolved.config, comm)? {
@@ -44,6 +67,12 @@ fn train(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainErr
     let ui = Ui::new(config);
     if comm.rank() == 0 {
         resolved.warnings.iter().for_each(|warning| ui.warning(warning));
+        if config.comm == config::Comm::Mpi && comm::launcher_world(|name| std::env::var(name).ok()).is_none()
+        {
+            ui.warning(
+                "--comm mpi without a launcher: this is a run of one rank; start several with mpirun -n N",
+            );
+        }
     }
     let surroundings = Surroundings {
         comm,

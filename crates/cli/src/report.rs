@@ -1,18 +1,27 @@
-//! Errors as people read them: what went wrong, why, and what to do.
+//! Errors as people read them: what went wrong, where, why, and what to do.
 
 use std::error::Error;
 use std::io::Write;
 
+use comm::Communicator;
 use miette::Diagnostic;
 
 /// Prints an error, the chain of its causes and its hint to standard error, in one write.
 pub fn print(error: &dyn Diagnostic) {
-    let _ = std::io::stderr().write_all(render(error).as_bytes());
+    let _ = std::io::stderr().write_all(render(error, None).as_bytes());
 }
 
-/// The text of an error, as [`print`] prints it.
-pub fn render(error: &dyn Diagnostic) -> String {
-    let mut text = format!("error: {error}\n");
+/// The same, naming the rank, its host and its device where there are several ranks.
+pub fn print_of_rank(error: &dyn Diagnostic, comm: &dyn Communicator) {
+    let place = (comm.size() > 1).then(|| format!("rank {} on {} (cpu)", comm.rank(), host()));
+    let text = render(error, place.as_deref());
+    tracing::error!("{}", text.trim_end());
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+fn render(error: &dyn Diagnostic, place: Option<&str>) -> String {
+    let place = place.map(|place| format!("{place}: ")).unwrap_or_default();
+    let mut text = format!("error: {place}{error}\n");
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     let mut last = error.to_string();
     while let Some(inner) = cause {
@@ -28,6 +37,11 @@ pub fn render(error: &dyn Diagnostic) -> String {
         text += &format!("hint: {hint}\n");
     }
     text
+}
+
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "an unnamed host".to_owned() } else { name.trim().to_owned() }
 }
 
 /// A panic is a bug. Whatever it is, peers must not wait for a rank that is gone: the process ends at once,

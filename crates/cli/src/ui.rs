@@ -62,7 +62,6 @@ impl Ui {
         match event {
             Event::Stage(what) => self.stage(what),
             Event::Progress { done, total } => self.progress(done, total),
-            Event::Note(text) => self.line(&text),
             Event::Warning(text) => self.warning(&text),
             Event::Start(start) => self.start(start),
             Event::Step(metrics) => self.step(metrics),

@@ -1,8 +1,9 @@
 //! What ranks say to each other: one trait, chosen in one place.
 //!
 //! [`start`] brings up MPI when a launcher is at work and a lone rank otherwise. Degree one is a real no-op.
-//! Shutdown order: drop the communicator on success, so that MPI is finalised after every rank is done; on a
-//! failure call [`Communicator::abort`], since finalising waits for peers that may sit in a collective.
+//! Shutdown order: the communicator is dropped, and MPI finalised, when every rank is done. Finalising waits for
+//! peers, so ranks stop together: whoever cannot go on says so in a collective that all make. A rank that dies
+//! without a word is noticed by the launcher, which ends the others.
 
 mod environment;
 #[cfg(feature = "mpi")]
@@ -15,8 +16,8 @@ pub use single::Single;
 use miette::Diagnostic;
 use thiserror::Error;
 
-/// Ranks that compute together. All methods but `rank`, `size`, `backend` and `abort` are collective: every rank
-/// calls them in the same order.
+/// Ranks that compute together. All methods but `rank`, `size` and `backend` are collective: every rank calls them
+/// in the same order.
 pub trait Communicator {
     /// This process, `0..size`.
     fn rank(&self) -> usize;
@@ -35,12 +36,6 @@ pub trait Communicator {
 
     /// Broadcast: every rank's `bytes` become those of `root`.
     fn broadcast(&self, root: usize, bytes: &mut Vec<u8>);
-
-    /// Returns when every rank has called it.
-    fn barrier(&self);
-
-    /// Ends every rank now, this one included, with `code`.
-    fn abort(&self, code: i32) -> !;
 }
 
 /// Ranks that could not be brought up.
@@ -64,6 +59,20 @@ pub enum CommError {
         /// Which MPI this is.
         library: String,
     },
+    /// Several ranks were started, with a binary that cannot join them.
+    #[error(
+        "{variable} says that a launcher started this process, but this gpart-dist was built without MPI"
+    )]
+    #[diagnostic(
+        code(input::built_without_mpi),
+        help(
+            "start it without a launcher, or build it with the default features (cargo build --package cli)"
+        )
+    )]
+    BuiltWithoutMpi {
+        /// The variable that the launcher set.
+        variable: &'static str,
+    },
     /// MPI would not initialise.
     #[error("MPI could not be initialised")]
     #[diagnostic(code(run::mpi_init), help("is another MPI already active in this process?"))]
@@ -74,25 +83,30 @@ pub enum CommError {
 ///
 /// # Errors
 /// [`CommError::WrongWorld`] when launcher and MPI disagree about the number of ranks, [`CommError::Init`] when
-/// MPI does not start.
+/// MPI does not start, [`CommError::BuiltWithoutMpi`] when it is not there.
 pub fn start() -> Result<Box<dyn Communicator>, CommError> {
-    let launched = launcher_world(|name| std::env::var(name).ok());
-    let communicator: Box<dyn Communicator> = match launched {
-        None => Box::new(Single),
-        #[cfg(feature = "mpi")]
-        Some(_) => Box::new(mpi_comm::MpiComm::start()?),
-        #[cfg(not(feature = "mpi"))]
-        Some(_) => Box::new(Single),
+    let Some(LauncherWorld { variable, size }) = launcher_world(|name| std::env::var(name).ok()) else {
+        return Ok(Box::new(Single));
     };
-    match launched {
-        Some(LauncherWorld { variable, size: Some(expected) }) if expected != communicator.size() => {
-            Err(CommError::WrongWorld {
-                variable,
-                expected,
-                found: communicator.size(),
-                library: communicator.backend(),
-            })
-        }
-        _ => Ok(communicator),
+    launched(variable, size)
+}
+
+#[cfg(feature = "mpi")]
+fn launched(variable: &'static str, size: Option<usize>) -> Result<Box<dyn Communicator>, CommError> {
+    let comm = mpi_comm::MpiComm::start()?;
+    // A launcher that names no size still numbers its ranks: one above 0 is not alone.
+    let at_least = rank_by_launcher().map_or(1, |rank| rank + 1);
+    let found = comm.size();
+    match size.unwrap_or(found.max(at_least)) {
+        expected if expected == found => Ok(Box::new(comm)),
+        expected => Err(CommError::WrongWorld { variable, expected, found, library: comm.backend() }),
+    }
+}
+
+#[cfg(not(feature = "mpi"))]
+fn launched(variable: &'static str, size: Option<usize>) -> Result<Box<dyn Communicator>, CommError> {
+    match size {
+        Some(1) => Ok(Box::new(Single)),
+        _ => Err(CommError::BuiltWithoutMpi { variable }),
     }
 }

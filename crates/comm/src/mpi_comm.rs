@@ -85,19 +85,6 @@ impl Communicator for MpiComm {
             scope(|s| poll(root.immediate_broadcast_into(s, part)));
         }
     }
-
-    fn barrier(&self) {
-        let mut request = self.world.immediate_barrier();
-        let mut pause = FIRST_PAUSE;
-        while let Err(pending) = request.test() {
-            request = pending;
-            rest(&mut pause);
-        }
-    }
-
-    fn abort(&self, code: i32) -> ! {
-        self.world.abort(code)
-    }
 }
 
 fn poll<'a, D: ?Sized, S: mpi::request::Scope<'a>>(mut request: Request<'a, D, S>) {

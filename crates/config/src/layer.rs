@@ -229,6 +229,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 }
 
 /// Short names of models: looked up on the hub, so not relative to a file.
+/// Models that a short name stands for.
 const SHORT_NAMES: [&str; 6] =
     ["Llama-3.1-8B", "Qwen2.5-0.5B", "Qwen2.5-3B", "Qwen2.5-7B", "gemma-7b", "Mistral-7B-v0.1"];
 
@@ -246,4 +247,8 @@ fn relative_to(folder: &Path, location: &str) -> String {
     } else {
         beside.to_string_lossy().into_owned()
     }
+}
+/// Whether `model` is the short name of a model on a hub, such as `Llama-3.1-8B`.
+pub fn is_short_name(model: &str) -> bool {
+    SHORT_NAMES.contains(&model)
 }

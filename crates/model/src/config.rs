@@ -67,10 +67,6 @@ pub enum RopeScaling {
 /// The part of config.json that is read. Unknown keys are the model author's business.
 #[derive(Deserialize)]
 struct Raw {
-    #[serde(default)]
-    architectures: Option<Vec<String>>,
-    #[serde(default)]
-    model_type: Option<String>,
     vocab_size: i64,
     hidden_size: i64,
     intermediate_size: i64,
@@ -225,7 +221,6 @@ fn check_architecture(value: &Value, path: &Path) -> Result<(), ModelError> {
 
 /// Reads `rope_parameters` (transformers 5) or `rope_scaling` beside `rope_theta` (before).
 fn rope(raw: &Raw, path: &Path) -> Result<(f64, RopeScaling), ModelError> {
-    let _ = (&raw.architectures, &raw.model_type);
     let block = raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref()).filter(|v| !v.is_null());
     let number = |key: &'static str| -> Result<f64, ModelError> {
         let value = block.and_then(|b| b.get(key)).cloned().unwrap_or(Value::Null);

@@ -209,26 +209,29 @@ impl LlamaWeights {
     }
 }
 
-/// Name and shape of every tensor that a model of this configuration needs.
-pub fn tensor_specs(config: &LlamaConfig) -> Vec<(String, Vec<i64>)> {
+/// Name and shape of every tensor that a model of this configuration needs, one by one: a config.json may claim any
+/// number of blocks.
+pub fn tensor_specs(config: &LlamaConfig) -> impl Iterator<Item = (String, Vec<i64>)> {
     let (v, h) = (config.vocab_size, config.hidden_size);
-    let mut specs = vec![("model.embed_tokens.weight".to_owned(), vec![v, h])];
-    for block in 0..config.num_layers as usize {
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            specs.push((format!("model.layers.{block}.{norm}.weight"), vec![h]));
+    let blocks = (0..config.num_layers as usize).flat_map(move |block| block_specs(config, block));
+    let head = (!config.tie_word_embeddings).then(|| ("lm_head.weight".to_owned(), vec![v, h]));
+    std::iter::once(("model.embed_tokens.weight".to_owned(), vec![v, h]))
+        .chain(blocks)
+        .chain(std::iter::once(("model.norm.weight".to_owned(), vec![h])))
+        .chain(head)
+}
+
+fn block_specs(config: &LlamaConfig, block: usize) -> Vec<(String, Vec<i64>)> {
+    let norms = ["input_layernorm", "post_attention_layernorm"]
+        .map(|norm| (format!("model.layers.{block}.{norm}.weight"), vec![config.hidden_size]));
+    let mut specs = Vec::from(norms);
+    for kind in LinearKind::ALL {
+        let shape = kind.shape(config);
+        let name = kind.module_name(block);
+        specs.push((format!("{name}.weight"), shape.to_vec()));
+        if kind.has_bias(config) {
+            specs.push((format!("{name}.bias"), vec![shape[0]]));
         }
-        for kind in LinearKind::ALL {
-            let shape = kind.shape(config);
-            let name = kind.module_name(block);
-            specs.push((format!("{name}.weight"), shape.to_vec()));
-            if kind.has_bias(config) {
-                specs.push((format!("{name}.bias"), vec![shape[0]]));
-            }
-        }
-    }
-    specs.push(("model.norm.weight".to_owned(), vec![h]));
-    if !config.tie_word_embeddings {
-        specs.push(("lm_head.weight".to_owned(), vec![v, h]));
     }
     specs
 }

@@ -73,14 +73,18 @@ fn main() {
             }
         }
     }
+    print_table(&variants, &times, space.total());
+}
+
+fn print_table(variants: &[&str], times: &[Vec<f64>], adapted: u64) {
     println!("one f32 step: hidden 768, 12 layers, 12 heads, 3 key-value heads, intermediate 2048,");
     println!(
         "vocabulary 32,000, untied, {TOKENS} tokens, {THREADS} threads, d = {D}, {} adapted weights",
-        space.total()
+        adapted
     );
     println!("median of {ROUNDS} rounds; ratio: median of the rounds' ratios\n");
     println!("{:22} {:>10} {:>10} {:>8}", "variant", "ms", "best ms", "ratio");
-    for (variant, own) in variants.iter().zip(&times) {
+    for (variant, own) in variants.iter().zip(times) {
         let ratios = own.iter().zip(&times[0]).map(|(a, b)| a / b).collect();
         let best = own.iter().copied().fold(f64::INFINITY, f64::min);
         println!(
@@ -137,7 +141,7 @@ impl GPart<'_> {
                 .iter()
                 .map(|kind| weights.linear(*kind).weight.shallow_clone())
                 .collect();
-            self.pass.overlay.reduce(block, &grads, None, &mut self.reducer).unwrap();
+            self.pass.overlay.reduce(block, &grads, 1.0, None, &mut self.reducer).unwrap();
         }
         self.reducer.finish_step(self.executor, &mut vec![0; self.theta.len()]).unwrap();
     }

@@ -6,7 +6,7 @@ use crate::TrainError;
 
 /// Collective: `Ok` on every rank or an error on every rank. The lowest rank that failed keeps its error to report
 /// it; the others get [`TrainError::Elsewhere`].
-pub(crate) fn agree<T>(comm: &dyn Communicator, result: Result<T, TrainError>) -> Result<T, TrainError> {
+pub fn agree<T>(comm: &dyn Communicator, result: Result<T, TrainError>) -> Result<T, TrainError> {
     let verdict = match &result {
         Ok(_) => vec![],
         Err(error) => vec![u8::from(error.is_input())],
@@ -83,10 +83,6 @@ mod tests {
             vec![first.into(), bytes.to_vec(), last.into()]
         }
         fn broadcast(&self, _root: usize, _bytes: &mut Vec<u8>) {}
-        fn barrier(&self) {}
-        fn abort(&self, code: i32) -> ! {
-            std::process::exit(code)
-        }
     }
 
     #[test]
@@ -119,17 +115,13 @@ mod tests {
             vec![bytes.to_vec(), b"other".to_vec(), bytes.to_vec(), b"other".to_vec()]
         }
         fn broadcast(&self, _root: usize, _bytes: &mut Vec<u8>) {}
-        fn barrier(&self) {}
-        fn abort(&self, code: i32) -> ! {
-            std::process::exit(code)
-        }
     }
 
     #[test]
     fn the_lowest_rank_that_failed_reports() {
-        let no_labels = || Err::<(), _>(TrainError::NoLabels { step: 1 });
+        let no_labels = || Err::<(), _>(TrainError::CommandLine);
         let error = agree(&Scripted::new(&[["", "\u{1}"]]), no_labels());
-        assert!(matches!(error, Err(TrainError::NoLabels { .. })), "rank 1 is the lowest");
+        assert!(matches!(error, Err(TrainError::CommandLine)), "rank 1 is the lowest");
         let error = agree(&Scripted::new(&[["\u{1}", ""]]), no_labels());
         assert!(matches!(error, Err(TrainError::Elsewhere { rank: 0, input: true })));
         let error = agree(&Scripted::new(&[["", "\0"]]), Ok(()));
@@ -149,8 +141,8 @@ mod tests {
     #[test]
     fn one_rank_agrees_with_itself() {
         assert!(matches!(agree(&Single, Ok(3)), Ok(3)));
-        let error: Result<(), _> = agree(&Single, Err(TrainError::NoLabels { step: 1 }));
-        assert!(matches!(error, Err(TrainError::NoLabels { step: 1 })));
+        let error: Result<(), _> = agree(&Single, Err(TrainError::CommandLine));
+        assert!(matches!(error, Err(TrainError::CommandLine)));
         assert!(same_everywhere(&Single, &[("model", "a".to_owned())]).is_ok());
     }
 }

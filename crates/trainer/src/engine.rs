@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use checkpoint::State;
 use comm::Communicator;
 use config::TrainConfig;
 use data::{Dataset, MicroBatch, PaddingSide, StepRows, collate};
@@ -16,17 +17,9 @@ use crate::{StepMetrics, TrainError, fingerprint};
 
 /// θ and what moves it: the state that every rank holds in full, the same bits everywhere.
 pub(crate) struct Engine<'a> {
-    pub comm: &'a dyn Communicator,
-    pub config: &'a TrainConfig,
-    pub pass: Pass<'a>,
-    pub executor: &'a dyn Executor,
-    pub reducer: Reducer,
-    pub fixed: FixedPoint,
-    pub scales: Vec<f32>,
-    pub learning_rate: LearningRate,
-    pub pad_id: u32,
+    parts: Parts<'a>,
+    reducer: Reducer,
     pub theta: Vec<f32>,
-    pub adam: AdamW,
     /// Updates done.
     pub step: u64,
     /// Tokens so far, padding not counted.
@@ -36,26 +29,35 @@ pub(crate) struct Engine<'a> {
     grad: Vec<f32>,
 }
 
-/// What [`Engine::new`] needs and does not make itself.
+/// What an engine is made of.
 pub(crate) struct Parts<'a> {
     pub comm: &'a dyn Communicator,
     pub config: &'a TrainConfig,
     pub pass: Pass<'a>,
     pub executor: &'a dyn Executor,
     pub fixed: FixedPoint,
+    /// s, length d.
     pub scales: Vec<f32>,
     pub learning_rate: LearningRate,
     pub pad_id: u32,
     pub adam: AdamW,
 }
 
+impl<'a> std::ops::Deref for Engine<'a> {
+    type Target = Parts<'a>;
+
+    fn deref(&self) -> &Parts<'a> {
+        &self.parts
+    }
+}
+
 impl<'a> Engine<'a> {
     /// An engine with θ = 0.
     pub(crate) fn new(parts: Parts<'a>) -> Result<Self, TrainError> {
         let d = parts.scales.len();
-        let Parts { comm, config, pass, executor, fixed, scales, learning_rate, pad_id, adam } = parts;
         Ok(Self {
-            reducer: Reducer::new(d as u64, fixed, executor.threads())?,
+            reducer: Reducer::new(d as u64, parts.fixed, parts.executor.threads())?,
+            parts,
             theta: vec![0.0; d],
             step: 0,
             num_tokens: 0,
@@ -63,16 +65,16 @@ impl<'a> Engine<'a> {
             // The last place carries the overflow flag, so that it travels with the reduction.
             sums: vec![0; d + 1],
             grad: vec![0.0; d],
-            comm,
-            config,
-            pass,
-            executor,
-            fixed,
-            scales,
-            learning_rate,
-            pad_id,
-            adam,
         })
+    }
+
+    /// Goes on from a saved state.
+    pub(crate) fn restore(&mut self, state: State) {
+        self.step = state.step;
+        self.num_tokens = state.meta["num_tokens"].as_u64().unwrap_or(0);
+        self.theta = state.theta;
+        self.parts.adam.exp_avg = state.exp_avg;
+        self.parts.adam.exp_avg_sq = state.exp_avg_sq;
     }
 
     /// Collective. Makes the next update from `rows`. θ changes on all ranks or, on an error, on none.
@@ -86,18 +88,23 @@ impl<'a> Engine<'a> {
             rows.micro_batches.iter().map(|rows| self.collate(dataset, rows)).collect();
         let labels: u64 = batches.iter().map(MicroBatch::label_count).sum();
         let tokens: u64 = batches.iter().map(MicroBatch::token_count).sum();
-        if labels == 0 {
-            return agree(self.comm, Err(TrainError::NoLabels { step: self.step + 1 }));
+        if batches.iter().all(|batch| batch.supervised_count() == 0) {
+            let place = format!("step {}", self.step + 1);
+            return agree(self.comm, Err(TrainError::NoLabels { place }));
         }
         let computed = self.micro_batches(&batches, labels as f64);
         let losses = agree(self.comm, computed)?;
         let loss = self.total_loss(&losses, batches.len())? / labels as f64;
         self.reduce_gradient()?;
-        let grad_norm = clip(&mut self.grad, self.config.max_grad_norm);
+        let grad_norm = clip(&mut self.grad, self.parts.config.max_grad_norm);
         let learning_rate = self.learning_rate.at(self.step);
         self.step += 1;
         self.num_tokens += tokens;
-        self.adam.update(self.step, learning_rate, &mut self.theta, &self.grad);
+        self.parts.adam.update(self.step, learning_rate, &mut self.theta, &self.grad);
+        if let Some(index) = self.theta.iter().position(|number| !number.is_finite()) {
+            let value = self.theta[index];
+            return agree(self.comm, Err(TrainError::NonFiniteTheta { step: self.step, index, value }));
+        }
         let step_seconds = started.elapsed().as_secs_f64();
         Ok(StepMetrics {
             step: self.step,
@@ -118,12 +125,18 @@ impl<'a> Engine<'a> {
         let all = gather_f64(self.comm, &agree(self.comm, computed)?);
         let loss: f64 = all.iter().flatten().step_by(2).sum();
         let tokens: f64 = all.iter().flatten().skip(1).step_by(2).sum();
-        Ok((loss / tokens.max(1.0), tokens as u64))
+        let loss = loss / tokens;
+        let verdict = match (tokens == 0.0, loss.is_finite()) {
+            (true, _) => Err(TrainError::NoLabels { place: "the held-out data".to_owned() }),
+            (false, false) => Err(TrainError::NonFiniteHeldOut { step: self.step, loss }),
+            (false, true) => Ok((loss, tokens as u64)),
+        };
+        agree(self.comm, verdict)
     }
 
     /// Loss sum and predicted tokens of each batch of this rank's share, one after the other.
     fn held_out_share(&mut self, dataset: &Dataset) -> Result<Vec<f64>, TrainError> {
-        scale_theta(&self.theta, &self.scales, &mut self.scaled)?;
+        scale_theta(&self.theta, &self.parts.scales, &mut self.scaled)?;
         let rows: Vec<u32> = (0..dataset.len() as u32).collect();
         let batches: Vec<&[u32]> = rows.chunks(self.config.eval_batch_size).collect();
         let mine = mesh::share(batches.len(), self.comm.size(), self.comm.rank());
@@ -131,7 +144,7 @@ impl<'a> Engine<'a> {
         for rows in &batches[mine] {
             let batch = self.collate(dataset, rows);
             let theta = ScaledTheta { values: &self.scaled, stamp: self.step };
-            let (loss, tokens) = self.pass.loss(&batch, theta)?;
+            let (loss, tokens) = self.parts.pass.loss(&batch, theta)?;
             results.extend([loss, tokens as f64]);
         }
         Ok(results)
@@ -143,10 +156,10 @@ impl<'a> Engine<'a> {
         prompt: &[u32],
         options: &eval::GreedyOptions,
     ) -> Result<Vec<u32>, TrainError> {
-        scale_theta(&self.theta, &self.scales, &mut self.scaled)?;
+        scale_theta(&self.theta, &self.parts.scales, &mut self.scaled)?;
         let theta = ScaledTheta { values: &self.scaled, stamp: self.step };
-        let weights = self.pass.overlay.model(theta)?;
-        Ok(eval::greedy(self.pass.model, &weights, prompt, options))
+        let weights = self.parts.pass.overlay.model(theta)?;
+        Ok(eval::greedy(self.parts.pass.model, &weights, prompt, options))
     }
 
     fn collate(&self, dataset: &Dataset, rows: &[u32]) -> MicroBatch {
@@ -155,13 +168,13 @@ impl<'a> Engine<'a> {
 
     /// Runs this rank's share of the step's micro-batches. Returns their loss sums.
     fn micro_batches(&mut self, batches: &[MicroBatch], normaliser: f64) -> Result<Vec<f64>, TrainError> {
-        scale_theta(&self.theta, &self.scales, &mut self.scaled)?;
+        scale_theta(&self.theta, &self.parts.scales, &mut self.scaled)?;
         let mine = mesh::share(batches.len(), self.comm.size(), self.comm.rank());
         let mut losses = Vec::with_capacity(mine.len());
         for index in mine {
             let dropout = Dropout::new(self.config.dropout, self.config.seed, self.step, index as u64)?;
             let theta = ScaledTheta { values: &self.scaled, stamp: self.step };
-            let pass = &mut self.pass;
+            let pass = &mut self.parts.pass;
             let loss =
                 pass.forward_backward(&batches[index], theta, dropout, normaliser, &mut self.reducer)?;
             losses.push(loss);
@@ -187,14 +200,17 @@ impl<'a> Engine<'a> {
     /// Collective. All-reduces the integer sums of θ's gradient and turns them into f32.
     fn reduce_gradient(&mut self) -> Result<(), TrainError> {
         let d = self.theta.len();
-        let overflow = self.reducer.finish_step(self.executor, &mut self.sums[..d])?;
+        let overflow = self.reducer.finish_step(self.parts.executor, &mut self.sums[..d])?;
         self.sums[d] = i64::from(overflow);
-        self.comm.all_reduce_sum(&mut self.sums);
+        self.parts.comm.all_reduce_sum(&mut self.sums);
         if self.sums[d] != 0 {
-            let error = TrainError::GradientOverflow { step: self.step + 1, limit: self.fixed.limit() };
-            return agree(self.comm, Err(error));
+            let flags = self.comm.all_gather(&[u8::from(overflow)]);
+            let ranks =
+                (0..flags.len()).filter(|rank| flags[*rank] == [1]).map(|rank| format!("rank {rank}"));
+            let (limit, ranks) = (self.fixed.limit(), ranks.collect::<Vec<_>>().join(", "));
+            return agree(self.comm, Err(TrainError::GradientOverflow { step: self.step + 1, limit, ranks }));
         }
-        self.fixed.finish(&self.sums[..d], &self.scales, &mut self.grad)?;
+        self.parts.fixed.finish(&self.sums[..d], &self.parts.scales, &mut self.grad)?;
         Ok(())
     }
 }

@@ -24,6 +24,14 @@ pub enum TrainError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Checkpoint(#[from] checkpoint::CheckpointError),
+    /// The settings.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Config(#[from] config::ConfigError),
+    /// The command line, which has been reported.
+    #[error("the command line is wrong")]
+    #[diagnostic(code(input::command_line))]
+    CommandLine,
     /// The mesh.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -58,6 +66,13 @@ pub enum TrainError {
     )]
     OutputLocked {
         /// The output folder.
+        folder: PathBuf,
+    },
+    /// The output folder cannot be one.
+    #[error("{} cannot be the output folder: it is a file, or lies under one", folder.display())]
+    #[diagnostic(code(input::output_not_a_folder), help("choose another folder with --output"))]
+    OutputNotAFolder {
+        /// The path.
         folder: PathBuf,
     },
     /// The folder holds something that this run would write over.
@@ -115,14 +130,49 @@ pub enum TrainError {
         source: std::io::Error,
     },
     /// A label cannot be learnt from a step that has none.
-    #[error("no row of step {step} has a supervised token left after truncation")]
+    #[error("no row of {place} has a token left to predict after truncation")]
     #[diagnostic(
         code(input::no_labels),
         help("raise --max-seq-length, or look at the rows with --max-samples 1")
     )]
     NoLabels {
+        /// Where it was noticed.
+        place: String,
+    },
+    /// θ is NaN or infinite after an update.
+    #[error("θ[{index}] is {value} after the update of step {step}; nothing of this step was saved")]
+    #[diagnostic(
+        code(run::non_finite_theta),
+        help("lower --learning-rate; the last checkpoint holds the state before")
+    )]
+    NonFiniteTheta {
         /// The step, from 1.
         step: u64,
+        /// The first number that is not finite.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// The held-out loss is NaN or infinite.
+    #[error("the held-out loss after step {step} is {loss}")]
+    #[diagnostic(
+        code(run::non_finite_loss),
+        help(
+            "look for NaN in the model's weights or lower --learning-rate; checkpoints hold the states before"
+        )
+    )]
+    NonFiniteHeldOut {
+        /// Steps done.
+        step: u64,
+        /// The loss.
+        loss: f64,
+    },
+    /// A file that is to name the output folder cannot be written where it is wanted.
+    #[error("the folder of --output-dir-file {} does not exist", path.display())]
+    #[diagnostic(code(input::output_dir_file), help("make the folder, or choose another path"))]
+    NoFolderFor {
+        /// The file.
+        path: PathBuf,
     },
     /// Loss is NaN or infinite.
     #[error(
@@ -145,7 +195,10 @@ pub enum TrainError {
         rank: usize,
     },
     /// A weight's gradient is NaN, infinite or beyond the exact range.
-    #[error("a weight's gradient in step {step} is not finite or not below {limit}; no update was made")]
+    #[error(
+        "a weight's gradient in step {step} is not finite or not below {limit} (computed by {ranks}); \
+         no update was made"
+    )]
     #[diagnostic(
         code(run::gradient_overflow),
         help("lower --learning-rate or --max-seq-length; sums beyond this limit could not be exact")
@@ -155,6 +208,8 @@ pub enum TrainError {
         step: u64,
         /// Largest magnitude that is summed exactly.
         limit: f32,
+        /// Who computed it.
+        ranks: String,
     },
     /// Ranks came to different θ.
     #[error("after step {step} θ differs on {ranks} from rank 0's")]

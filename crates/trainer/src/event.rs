@@ -105,8 +105,6 @@ pub enum Event<'a> {
         /// Units in all.
         total: u64,
     },
-    /// A thing the user should know but need not act on.
-    Note(String),
     /// Something is off.
     Warning(String),
     /// The first step is next.

@@ -44,11 +44,12 @@ impl Inputs {
         let (files, model_config, tokenizer, space) = agree(comm, open_model(config, &folder))?;
         observe(Event::Stage("tokenizing"));
         let build = || -> Result<(Dataset, Option<Dataset>), TrainError> {
-            let dataset = build_dataset(config, Path::new(&config.data), &tokenizer, cache_dir, observe)?;
-            let held_out = config.eval_data.as_ref();
-            let held_out = held_out
-                .map(|path| build_dataset(config, path, &tokenizer, cache_dir, observe))
-                .transpose()?;
+            let build = |rows: Rows<'_>| build_dataset(config, rows, &tokenizer, cache_dir, observe);
+            let path = Path::new(&config.data);
+            let dataset = build(Rows { flag: "--data", path, limit: config.max_samples })?;
+            let held_out = config.eval_data.as_deref();
+            let held_out = held_out.map(|path| build(Rows { flag: "--eval-data", path, limit: None }));
+            let held_out = held_out.transpose()?;
             Ok((dataset, held_out))
         };
         // The first rank fills the cache, the others map it.
@@ -78,7 +79,12 @@ fn open_model(
     config: &TrainConfig,
     folder: &Path,
 ) -> Result<(CheckpointFiles, LlamaConfig, Tokenizer, AdaptedSpace), TrainError> {
-    if is_hub_id(folder) {
+    if let Some(file) = &config.output_dir_file
+        && !file.parent().is_none_or(|parent| parent.as_os_str().is_empty() || parent.is_dir())
+    {
+        return Err(TrainError::NoFolderFor { path: file.clone() });
+    }
+    if is_hub_id(folder) || (config::is_short_name(&config.model) && !folder.exists()) {
         return Err(TrainError::HubId { what: "model", flag: "--model", id: config.model.clone() });
     }
     let model_config = LlamaConfig::from_folder(folder)?;
@@ -116,18 +122,24 @@ pub fn linear_modules(config: &LlamaConfig) -> Vec<Candidate> {
     blocks.flat_map(of_block).collect()
 }
 
+/// Rows in a file, and the flag that named it.
+struct Rows<'a> {
+    flag: &'static str,
+    path: &'a Path,
+    limit: Option<usize>,
+}
+
 fn build_dataset(
     config: &TrainConfig,
-    path: &Path,
+    Rows { flag, path, limit }: Rows<'_>,
     tokenizer: &Tokenizer,
     cache_dir: Option<&Path>,
     observe: Observer<'_>,
 ) -> Result<Dataset, TrainError> {
-    let is_training = path == Path::new(&config.data);
     if is_hub_id(path) {
-        return Err(TrainError::HubId { what: "data", flag: "--data", id: path.display().to_string() });
+        return Err(TrainError::HubId { what: "data", flag, id: path.display().to_string() });
     }
-    let rows = data::read_rows(path, config.max_samples.filter(|_| is_training))?;
+    let rows = data::read_rows(path, limit)?;
     let options =
         BuildOptions { max_seq_length: config.max_seq_length, use_system_prompt: config.use_system_prompt };
     let progress = |done, total| observe(Event::Progress { done, total });

@@ -19,6 +19,7 @@ mod run;
 mod start;
 mod tensorboard;
 
+pub use agree::agree;
 pub use error::TrainError;
 pub use event::{Event, Observer, StartInfo, StepMetrics, Summary};
 pub use inputs::{Fingerprints, linear_modules};

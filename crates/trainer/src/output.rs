@@ -1,13 +1,13 @@
 //! The output folder: its lock, `run.json`, `metrics.jsonl`, held-out losses, checkpoints, TensorBoard events.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use checkpoint::{State, StateRef, Store, write_atomic};
 use config::{Resume, TrainConfig};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::inputs::Fingerprints;
 use crate::tensorboard::EventFile;
@@ -16,7 +16,6 @@ use crate::{Event, Observer, StepMetrics, TrainError};
 const RUN_FILE: &str = "run.json";
 const METRICS_FILE: &str = "metrics.jsonl";
 const HELD_OUT_FILE: &str = "held_out.jsonl";
-const CHECKPOINT_FOLDER: &str = "checkpoints";
 
 /// What `run.json` holds about a run's identity; the rest of the file is for people.
 #[derive(Serialize, Deserialize)]
@@ -26,19 +25,32 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// The bytes of the `run.json` in an output folder, if there is one.
-    pub(crate) fn stored_in(folder: &Path) -> Option<Vec<u8>> {
-        std::fs::read(folder.join(RUN_FILE)).ok()
+    /// What the run that `config` would resume was started with, as JSON: from the state that `--resume` names, or
+    /// the `run.json` of the output folder.
+    pub(crate) fn to_resume(config: &TrainConfig) -> Option<Vec<u8>> {
+        match &config.resume {
+            Resume::Never => None,
+            Resume::Auto => std::fs::read(config.output_dir().join(RUN_FILE)).ok(),
+            Resume::Path(path) => {
+                let state = match path.is_dir() {
+                    true => Store::of_run(path).newest().ok()?.state?.1,
+                    false => State::read(path).ok()?,
+                };
+                serde_json::to_vec(&state.meta).ok()
+            }
+        }
     }
 }
 
 /// A held-out loss.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct HeldOutLine {
     pub step: u64,
     /// Nats a token.
     pub loss: f64,
     pub tokens: u64,
+    /// Hash of the tokens it was measured on.
+    pub data: String,
 }
 
 trait Stepped: Serialize + DeserializeOwned {
@@ -73,48 +85,41 @@ impl Output {
     /// Locks the folder, decides whether to resume, and makes its files ready for the step after the state.
     ///
     /// # Errors
-    /// The folder is taken, holds another run, or cannot be written. Nothing that was there is changed then.
+    /// The folder is taken, holds another run, or cannot be written. Whatever another run left there is as it was.
     pub(crate) fn open(
         identity: &Identity,
+        total_steps: u64,
         observe: Observer<'_>,
     ) -> Result<(Self, Option<State>), TrainError> {
         let config = &identity.config;
         let folder = config.output_dir();
-        let write_error = |path: &Path| {
-            let path = path.to_owned();
-            move |source| TrainError::Write { path, source }
-        };
-        std::fs::create_dir_all(&folder).map_err(write_error(&folder))?;
+        let store = Store::new(folder.join(checkpoint::FOLDER), config.save_total_limit);
+        // Twice: a start that is refused must not leave a trace, and only under the lock is the answer final.
+        let wanted = Wanted { identity, total_steps };
+        state_to_resume(&folder, &store, wanted, &|_| ())?;
+        make_folder(&folder)?;
         let lock = lock(&folder)?;
-        let store = Store::new(folder.join(CHECKPOINT_FOLDER), config.save_total_limit);
-        let state = match &config.resume {
-            Resume::Never => refuse_if_taken(&folder, &store).map(|()| None)?,
-            Resume::Auto => newest_state(&folder, &store, identity, observe)?,
-            Resume::Path(path) => {
-                if folder.join(RUN_FILE).exists() {
-                    check_same_run(&folder, identity)?;
-                } else {
-                    refuse_if_taken(&folder, &store)?;
-                }
-                Some(state_at(path, identity)?)
-            }
-        };
-        store.remove_leftovers();
+        let state = state_to_resume(&folder, &store, wanted, observe)?;
+        // From here on the folder is this run's. What says so comes first: a kill while the model loads must leave
+        // a folder that the same command takes up again.
+        write_run(&folder, identity, json!({}))?;
+        checkpoint::remove_leftovers(&folder);
+        checkpoint::remove_leftovers(store.folder());
         let step = state.as_ref().map_or(0, |state| state.step);
-        let metrics: Vec<StepMetrics> = keep_until(&folder.join(METRICS_FILE), step)?;
-        let held_out = keep_until(&folder.join(HELD_OUT_FILE), step)?;
-        let path = folder.join(METRICS_FILE);
-        let file = OpenOptions::new().append(true).create(true).open(&path).map_err(write_error(&path))?;
+        store.set_aside_after(step)?;
         let tensorboard = match config.report_to {
             config::ReportTo::None => None,
             config::ReportTo::Tensorboard => {
                 let path = folder.join("tensorboard");
-                Some(EventFile::create(&path).map_err(write_error(&path))?)
+                let events = EventFile::create(&path, step);
+                Some(events.map_err(|source| TrainError::Write { path, source })?)
             }
         };
-        let last_metrics = metrics.into_iter().last();
-        let this = Self { folder, store, metrics: file, held_out, last_metrics, tensorboard, _lock: lock };
-        Ok((this, state))
+        let path = folder.join(METRICS_FILE);
+        let last_metrics = keep_until(&path, step)?.pop();
+        let held_out = keep_until(&folder.join(HELD_OUT_FILE), step)?;
+        let metrics = open_to_append(&path)?;
+        Ok((Self { folder, store, metrics, held_out, last_metrics, tensorboard, _lock: lock }, state))
     }
 
     /// The folder.
@@ -127,26 +132,19 @@ impl Output {
         self.last_metrics.as_ref()
     }
 
-    /// Held-out losses so far, by step.
-    pub(crate) fn held_out(&self) -> &[HeldOutLine] {
-        &self.held_out
+    /// The held-out loss after `step` on the data of this hash, if it was measured.
+    pub(crate) fn held_out_at(&self, step: u64, data: &str) -> Option<f64> {
+        self.held_out.iter().find(|line| line.step == step && line.data == data).map(|line| line.loss)
     }
 
     /// Writes `run.json`.
     pub(crate) fn write_run(&self, identity: &Identity, facts: Value) -> Result<(), TrainError> {
-        let mut run = facts;
-        run["config"] = serde_json::to_value(&identity.config).unwrap_or_default();
-        run["fingerprints"] = serde_json::to_value(&identity.fingerprints).unwrap_or_default();
-        let text = serde_json::to_string_pretty(&run).unwrap_or_default();
-        Ok(write_atomic(&self.folder.join(RUN_FILE), &[text.as_bytes(), b"\n"])?)
+        write_run(&self.folder, identity, facts)
     }
 
     /// Appends a step to the metrics and the TensorBoard events.
     pub(crate) fn record(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
-        let path = self.folder.join(METRICS_FILE);
-        let mut line = serde_json::to_string(metrics).unwrap_or_default();
-        line.push('\n');
-        self.metrics.write_all(line.as_bytes()).map_err(|source| TrainError::Write { path, source })?;
+        append(&mut self.metrics, &self.folder.join(METRICS_FILE), metrics)?;
         self.last_metrics = Some(metrics.clone());
         self.scalars(
             metrics.step,
@@ -162,9 +160,11 @@ impl Output {
 
     /// Appends a held-out loss, unless this step has one.
     pub(crate) fn record_held_out(&mut self, line: HeldOutLine) -> Result<(), TrainError> {
+        let path = self.folder.join(HELD_OUT_FILE);
+        append(&mut open_to_append(&path)?, &path, &line)?;
+        let (step, loss) = (line.step, line.loss);
         self.held_out.push(line);
-        write_lines(&self.folder.join(HELD_OUT_FILE), &self.held_out)?;
-        self.scalars(line.step, &[("eval/loss", line.loss)])
+        self.scalars(step, &[("eval/loss", loss)])
     }
 
     /// Saves the state.
@@ -180,6 +180,42 @@ impl Output {
         let path = self.folder.join("tensorboard");
         writer.scalars(step, scalars).map_err(|source| TrainError::Write { path, source })
     }
+}
+
+/// What a state must be of.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    identity: &'a Identity,
+    total_steps: u64,
+}
+
+/// The state to go on from: none for a new run.
+fn state_to_resume(
+    folder: &Path,
+    store: &Store,
+    wanted: Wanted<'_>,
+    observe: Observer<'_>,
+) -> Result<Option<State>, TrainError> {
+    match &wanted.identity.config.resume {
+        Resume::Never => refuse_if_taken(folder, store).map(|()| None),
+        Resume::Auto => newest_state(folder, store, wanted, observe),
+        Resume::Path(path) => {
+            match folder.join(RUN_FILE).exists() {
+                true => check_same_run(folder, wanted.identity)?,
+                false => refuse_if_taken(folder, store)?,
+            }
+            state_at(path, wanted).map(Some)
+        }
+    }
+}
+
+fn make_folder(folder: &Path) -> Result<(), TrainError> {
+    std::fs::create_dir_all(folder).map_err(|source| match source.kind() {
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+            TrainError::OutputNotAFolder { folder: folder.to_owned() }
+        }
+        _ => TrainError::Write { path: folder.to_owned(), source },
+    })
 }
 
 fn lock(folder: &Path) -> Result<File, TrainError> {
@@ -215,20 +251,20 @@ fn refuse_if_taken(folder: &Path, store: &Store) -> Result<(), TrainError> {
 fn newest_state(
     folder: &Path,
     store: &Store,
-    identity: &Identity,
+    wanted: Wanted<'_>,
     observe: Observer<'_>,
 ) -> Result<Option<State>, TrainError> {
     if !folder.join(RUN_FILE).exists() {
         return refuse_if_taken(folder, store).map(|()| None);
     }
-    check_same_run(folder, identity)?;
+    check_same_run(folder, wanted.identity)?;
     let found = store.newest()?;
     for rejected in &found.rejected {
         observe(Event::Warning(format!("{}; using the one before", rejected.reason)));
     }
     match (found.state, found.rejected.first()) {
         (Some((path, state)), _) => {
-            check_state(&path, &state, identity)?;
+            check_state(&path, &state, wanted)?;
             Ok(Some(state))
         }
         (None, None) => Ok(None),
@@ -241,10 +277,9 @@ fn newest_state(
 }
 
 /// The state in a file, or the newest one of a run's folder.
-fn state_at(path: &Path, identity: &Identity) -> Result<State, TrainError> {
+fn state_at(path: &Path, wanted: Wanted<'_>) -> Result<State, TrainError> {
     let (file, state) = if path.is_dir() {
-        let inner = path.join(CHECKPOINT_FOLDER);
-        let store = Store::new(if inner.is_dir() { inner } else { path.to_owned() }, 1);
+        let store = Store::of_run(path);
         let found = store.newest()?;
         found.state.ok_or_else(|| TrainError::NoSoundCheckpoint {
             folder: store.folder().to_owned(),
@@ -254,7 +289,7 @@ fn state_at(path: &Path, identity: &Identity) -> Result<State, TrainError> {
     } else {
         (path.to_owned(), State::read(path)?)
     };
-    check_state(&file, &state, identity)?;
+    check_state(&file, &state, wanted)?;
     Ok(state)
 }
 
@@ -270,12 +305,25 @@ fn check_same_run(folder: &Path, identity: &Identity) -> Result<(), TrainError> 
     compare(folder, &old, identity)
 }
 
-fn check_state(path: &Path, state: &State, identity: &Identity) -> Result<(), TrainError> {
-    let old: Identity = serde_json::from_value(state.meta.clone()).map_err(|e| {
-        let reason = format!("its run settings cannot be read ({e})");
-        checkpoint::CheckpointError::Damaged { path: path.to_owned(), reason }
-    })?;
-    compare(path, &old, identity)
+fn check_state(path: &Path, state: &State, wanted: Wanted<'_>) -> Result<(), TrainError> {
+    let damaged = |reason: String| {
+        TrainError::from(checkpoint::CheckpointError::Damaged { path: path.to_owned(), reason })
+    };
+    let old: Identity = serde_json::from_value(state.meta.clone())
+        .map_err(|e| damaged(format!("its run settings cannot be read ({e})")))?;
+    compare(path, &old, wanted.identity)?;
+    let (d, total) = (wanted.identity.config.d, wanted.total_steps);
+    if state.theta.len() != d {
+        let found = state.theta.len();
+        return Err(damaged(format!("it holds {found} numbers where its settings say d = {d}")));
+    }
+    if state.step > total {
+        return Err(damaged(format!("it is of step {} in a run of {total} steps", state.step)));
+    }
+    match state.meta["num_tokens"].is_u64() {
+        true => Ok(()),
+        false => Err(damaged("it does not say how many tokens were seen".to_owned())),
+    }
 }
 
 /// Same settings and the same content: one run. Where a model or data file lies is of no matter if its content is
@@ -304,28 +352,44 @@ fn compare(place: &Path, old: &Identity, new: &Identity) -> Result<(), TrainErro
     }
 }
 
-/// The lines of a file up to `step`. What comes after, or was torn by a kill, is removed from the file.
+/// The lines of a file up to `step`. What comes after, or was torn by a kill, is removed; the lines that stay are not
+/// touched.
 fn keep_until<T: Stepped>(path: &Path, step: u64) -> Result<Vec<T>, TrainError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(TrainError::Write { path: path.to_owned(), source }),
+    let write_error = |source| TrainError::Write { path: path.to_owned(), source };
+    let bytes = match std::fs::read(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
+        read => read.map_err(write_error)?,
     };
-    let lines = BufReader::new(file).split(b'\n');
-    let kept: Vec<T> = lines
-        .map_while(Result::ok)
-        .filter_map(|line| serde_json::from_slice::<T>(&line).ok())
-        .filter(|line| line.step() <= step)
-        .collect();
-    write_lines(path, &kept)?;
+    let mut kept = Vec::new();
+    let mut raw = Vec::with_capacity(bytes.len());
+    for line in bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+        if let Some(parsed) = serde_json::from_slice::<T>(line).ok().filter(|parsed| parsed.step() <= step) {
+            kept.push(parsed);
+            raw.extend(line);
+        }
+    }
+    if raw != bytes {
+        write_atomic(path, &[&raw])?;
+    }
     Ok(kept)
 }
 
-fn write_lines<T: Serialize>(path: &Path, lines: &[T]) -> Result<(), TrainError> {
-    let mut text = String::new();
-    for line in lines {
-        text += &serde_json::to_string(line).unwrap_or_default();
-        text.push('\n');
-    }
-    Ok(write_atomic(path, &[text.as_bytes()])?)
+fn open_to_append(path: &Path) -> Result<File, TrainError> {
+    let file = OpenOptions::new().append(true).create(true).open(path);
+    file.map_err(|source| TrainError::Write { path: path.to_owned(), source })
+}
+
+/// Adds a line, in one write.
+fn append<T: Serialize>(file: &mut File, path: &Path, line: &T) -> Result<(), TrainError> {
+    let mut text = serde_json::to_string(line).expect("plain structs are JSON");
+    text.push('\n');
+    file.write_all(text.as_bytes()).map_err(|source| TrainError::Write { path: path.to_owned(), source })
+}
+
+fn write_run(folder: &Path, identity: &Identity, facts: Value) -> Result<(), TrainError> {
+    let mut run = facts;
+    run["config"] = serde_json::to_value(&identity.config).expect("settings are JSON");
+    run["fingerprints"] = serde_json::to_value(&identity.fingerprints).expect("hashes are JSON");
+    let text = serde_json::to_string_pretty(&run).expect("a JSON value prints");
+    Ok(write_atomic(&folder.join(RUN_FILE), &[text.as_bytes(), b"\n"])?)
 }

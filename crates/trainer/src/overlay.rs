@@ -142,15 +142,21 @@ impl<'a> Overlay<'a> {
         })
     }
 
-    /// Adds the gradients of the block's leaves (in their order) to `reducer`.
+    /// Adds the gradients of the block's leaves (in their order), each `lift` (a power of two) times too large, to
+    /// `reducer`.
     pub fn reduce(
         &self,
         block: usize,
         grads: &[Tensor],
+        lift: f64,
         dropout: Option<Dropout>,
         reducer: &mut Reducer,
     ) -> Result<(), TrainError> {
-        let wide: Vec<Tensor> = grads.iter().map(|grad| grad.to_kind(Kind::Float).contiguous()).collect();
+        let widen = |grad: &Tensor| {
+            let wide = grad.to_kind(Kind::Float).contiguous();
+            if lift == 1.0 { wide } else { wide / lift }
+        };
+        let wide: Vec<Tensor> = grads.iter().map(widen).collect();
         let slices: Vec<GradSlice<'_>> = self.by_block[block]
             .iter()
             .zip(&wide)

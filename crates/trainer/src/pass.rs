@@ -7,7 +7,7 @@
 use data::MicroBatch;
 use model::{Llama, LlamaWeights, SequenceContext, cross_entropy};
 use projection::{Dropout, Reducer};
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::TrainError;
 use crate::overlay::{AdaptedBlock, Overlay, ScaledTheta};
@@ -73,7 +73,8 @@ impl Pass<'_> {
                 tape.push(Taped { input, graph: Some((adapted, output)) });
             }
         }
-        let head = self.head(&hidden, batch, Some(normaliser));
+        let lift = self.lift(normaliser);
+        let head = self.head(&hidden, batch, Some(normaliser / lift));
         let Some(mut upstream) = head.grad else { return Ok(head.loss_sum) };
         while let Some(taped) = tape.pop() {
             let block = tape.len();
@@ -92,9 +93,19 @@ impl Pass<'_> {
             if block > first {
                 upstream = grads.remove(0);
             }
-            self.overlay.reduce(block, &grads, dropout, reducer)?;
+            self.overlay.reduce(block, &grads, lift, dropout, reducer)?;
         }
         Ok(head.loss_sum)
+    }
+
+    /// The power of two by which gradients are larger than they should be while they are in the graph. A float16
+    /// gradient below 6e-8 is zero, and a step's label count divides every gradient: there the division is put
+    /// off, up to a factor of two, until gradients are f32. Exact, and the same on every rank.
+    fn lift(&self, normaliser: f64) -> f64 {
+        match self.model.kind() {
+            Kind::Half => normaliser.log2().floor().exp2(),
+            _ => 1.0,
+        }
     }
 
     fn context(&self, batch: &MicroBatch) -> SequenceContext {

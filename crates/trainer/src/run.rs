@@ -47,7 +47,8 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     let mesh = agree(comm, start::mesh(config, comm))?;
     let mut inputs = Inputs::load(config, comm, surroundings.cache_dir.as_deref(), observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
-    let (mut output, state) = open_output(&identity, comm, observe)?;
+    start::warn_of_long_rows(&inputs, observe);
+    let (mut output, state) = open_output(&identity, inputs.schedule.total_steps(), comm, observe)?;
     (surroundings.opened)(&config.output_dir());
 
     observe(Event::Stage("loading the model"));
@@ -60,7 +61,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     let parts = start::parts(config, comm, &model, &weights, &inputs, &partition, executor.as_ref(), &counts);
     let mut engine = agree(comm, Engine::new(parts))?;
     if let Some(state) = state {
-        start::restore(&mut engine, state);
+        engine.restore(state);
     }
 
     let info = start::start_info(&engine, &inputs, &counts, &mesh);
@@ -79,7 +80,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     run.finish(started, info.first_step, facts)
 }
 
-/// Collective: the settings of the run that the output folder holds, if it holds one of ours.
+/// Collective: the settings of the run that would be resumed, if there is one.
 ///
 /// # Errors
 /// None of its own; a folder that cannot be read is refused when the run opens it, with the reason.
@@ -87,7 +88,7 @@ pub fn earlier_settings(
     config: &TrainConfig,
     comm: &dyn Communicator,
 ) -> Result<Option<TrainConfig>, TrainError> {
-    let bytes = from_first(comm, || Ok(Identity::stored_in(&config.output_dir()).unwrap_or_default()))?;
+    let bytes = from_first(comm, || Ok(Identity::to_resume(config).unwrap_or_default()))?;
     Ok(serde_json::from_slice::<Identity>(&bytes).ok().map(|identity| identity.config))
 }
 
@@ -126,7 +127,7 @@ impl Run<'_, '_> {
     fn save(&mut self) -> Result<(), TrainError> {
         let Some(output) = &self.output else { return Ok(()) };
         let engine = &self.engine;
-        let mut meta = serde_json::to_value(&self.identity).unwrap_or_default();
+        let mut meta = serde_json::to_value(&self.identity).expect("settings are JSON");
         meta["num_tokens"] = engine.num_tokens.into();
         let path = output.save(StateRef {
             step: engine.step,
@@ -140,10 +141,11 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// Collective. Held-out loss and sample of θ = 0; a resumed run has shown them.
+    /// Collective. Held-out loss and sample of θ = 0. A resumed run has them, but a kill may have come between a
+    /// checkpoint and the held-out loss that was due.
     fn before_training(&mut self) -> Result<(), TrainError> {
         if self.engine.step > 0 {
-            return Ok(());
+            return self.held_out_if_due();
         }
         self.held_out()?;
         self.sample()
@@ -158,15 +160,16 @@ impl Run<'_, '_> {
     fn held_out(&mut self) -> Result<(), TrainError> {
         let Some(dataset): Option<&Dataset> = self.inputs.held_out.as_ref() else { return Ok(()) };
         let step = self.engine.step;
-        let known = self.output.as_ref().is_some_and(|o| o.held_out().iter().any(|line| line.step == step));
+        let data = dataset.fingerprint();
+        let known = self.output.as_ref().is_some_and(|output| output.held_out_at(step, &data).is_some());
         if self.engine.comm.all_gather(&[u8::from(known)])[0][0] != 0 {
             return Ok(());
         }
         (self.observe)(Event::Stage("held-out loss"));
         let (loss, tokens) = self.engine.held_out(dataset)?;
-        let written = with(&mut self.output, |o| o.record_held_out(HeldOutLine { step, loss, tokens }));
-        agree(self.engine.comm, written)?;
-        let before = self.output.as_ref().and_then(|o| held_out_at(o, 0)).filter(|_| step > 0);
+        let before = self.output.as_ref().and_then(|output| output.held_out_at(0, &data));
+        let line = HeldOutLine { step, loss, tokens, data };
+        agree(self.engine.comm, with(&mut self.output, |output| output.record_held_out(line)))?;
         (self.observe)(Event::HeldOut { step, loss, before });
         Ok(())
     }
@@ -207,6 +210,8 @@ impl Run<'_, '_> {
         let written = with(&mut self.output, |output| Ok(adapter.write(output.folder())?));
         let adapter_bytes = agree(engine.comm, written)?;
         let output = self.output.as_ref();
+        let data = self.inputs.held_out.as_ref().map(Dataset::fingerprint).unwrap_or_default();
+        let held_out_at = |step| output.and_then(|output| output.held_out_at(step, &data));
         let summary = Summary {
             output: config.output_dir(),
             adapter_bytes,
@@ -215,11 +220,11 @@ impl Run<'_, '_> {
             num_tokens: engine.num_tokens,
             seconds: started.elapsed().as_secs_f64(),
             final_loss: output.and_then(|o| o.last_metrics().map(|m| m.loss)),
-            held_out_before: output.and_then(|o| held_out_at(o, 0)),
-            held_out_after: output.and_then(|o| held_out_at(o, engine.step)),
+            held_out_before: held_out_at(0),
+            held_out_after: held_out_at(engine.step),
             theta_norm: l2_norm(&engine.theta),
         };
-        facts["summary"] = serde_json::to_value(&summary).unwrap_or_default();
+        facts["summary"] = serde_json::to_value(&summary).expect("a summary is JSON");
         let written = with(&mut self.output, |output| {
             output.write_run(&self.identity, facts)?;
             match &config.output_dir_file {
@@ -238,10 +243,6 @@ fn with<T: Default>(
     act: impl FnOnce(&mut Output) -> Result<T, TrainError>,
 ) -> Result<T, TrainError> {
     output.as_mut().map_or_else(|| Ok(T::default()), act)
-}
-
-fn held_out_at(output: &Output, step: u64) -> Option<f64> {
-    output.held_out().iter().find(|line| line.step == step).map(|line| line.loss)
 }
 
 fn write_output_dir(file: &Path, folder: &Path) -> Result<(), TrainError> {

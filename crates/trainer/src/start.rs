@@ -31,14 +31,15 @@ pub(crate) fn mesh(config: &TrainConfig, comm: &dyn Communicator) -> Result<Mesh
 /// Collective: rank 0 opens the folder; every rank gets the state to resume from.
 pub(crate) fn open_output(
     identity: &Identity,
+    total_steps: u64,
     comm: &dyn Communicator,
     observe: Observer<'_>,
 ) -> Result<(Option<Output>, Option<State>), TrainError> {
     let mut output = None;
     let bytes = from_first(comm, || {
-        let (opened, state) = Output::open(identity, observe)?;
+        let (opened, state) = Output::open(identity, total_steps, observe)?;
         output = Some(opened);
-        Ok(state.map_or_else(Vec::new, |state| as_ref(&state).to_bytes()))
+        Ok(state.map_or_else(Vec::new, |state| StateRef::from(&state).to_bytes()))
     })?;
     let parsed = match bytes.is_empty() {
         true => Ok(None),
@@ -50,17 +51,18 @@ pub(crate) fn open_output(
     Ok((output, agree(comm, parsed)?))
 }
 
-fn as_ref(state: &State) -> StateRef<'_> {
-    let State { step, meta, theta, exp_avg, exp_avg_sq } = state;
-    StateRef { step: *step, meta, theta, exp_avg, exp_avg_sq }
-}
-
-pub(crate) fn restore(engine: &mut Engine<'_>, state: State) {
-    engine.step = state.step;
-    engine.num_tokens = state.meta["num_tokens"].as_u64().unwrap_or(0);
-    engine.theta = state.theta;
-    engine.adam.exp_avg = state.exp_avg;
-    engine.adam.exp_avg_sq = state.exp_avg_sq;
+/// Says when rows are longer than the model was made for.
+pub(crate) fn warn_of_long_rows(inputs: &Inputs, observe: Observer<'_>) {
+    let longest =
+        (0..inputs.dataset.len()).map(|row| inputs.dataset.example(row).ids.len()).max().unwrap_or(0);
+    let positions = inputs.model_config.max_position_embeddings;
+    if longest as i64 > positions {
+        let text = format!(
+            "the longest row has {longest} tokens and the model was made for {positions} \
+             (max_position_embeddings); lower --max-seq-length unless this is on purpose"
+        );
+        observe(Event::Warning(text));
+    }
 }
 
 pub(crate) fn compute_kind(config: &TrainConfig) -> Kind {
@@ -137,7 +139,7 @@ pub(crate) fn parts<'a>(
 pub(crate) fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], mesh: &Mesh) -> StartInfo {
     let config = engine.config;
     let specs = model::tensor_specs(&inputs.model_config);
-    let parameters = specs.iter().map(|(_, shape)| shape.iter().product::<i64>() as u64).sum();
+    let parameters = specs.map(|(_, shape)| shape.iter().product::<i64>() as u64).sum();
     StartInfo {
         output: config.output_dir(),
         parameters,
@@ -164,7 +166,7 @@ pub(crate) fn facts(start: &StartInfo, mesh: &Mesh, counts: &[u64]) -> Value {
     let degrees = mesh.degrees();
     json!({
         "gpart_dist": env!("CARGO_PKG_VERSION"),
-        "libtorch": "2.11.0",
+        "libtorch": env!("GPART_LIBTORCH_VERSION"),
         "communicator": start.backend,
         "mesh": {"dp_replicate": degrees.dp_replicate, "dp_shard": degrees.dp_shard, "pp": degrees.pp},
         "threads": start.threads,

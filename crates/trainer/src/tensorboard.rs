@@ -14,8 +14,9 @@ pub(crate) struct EventFile {
 }
 
 impl EventFile {
-    /// A new event file in `folder`, named by the time, as TensorBoard expects.
-    pub(crate) fn create(folder: &Path) -> std::io::Result<Self> {
+    /// A new event file in `folder`, named by the time, as TensorBoard expects. It tells TensorBoard that the session
+    /// goes on from `step`, so that later steps of an earlier, killed session are not drawn.
+    pub(crate) fn create(folder: &Path, step: u64) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let now = now();
         let name = format!("events.out.tfevents.{:010}.{}.gpart-dist", now.as_secs(), now.subsec_nanos());
@@ -23,6 +24,12 @@ impl EventFile {
         let mut this = Self { file };
         let mut event = wall_time();
         bytes_field(&mut event, 3, b"brain.Event:2");
+        this.record(&event)?;
+        // Field 7 is a session log; its status 1 means START.
+        let mut event = wall_time();
+        key(&mut event, 2, 0);
+        varint(&mut event, step + 1);
+        bytes_field(&mut event, 7, &[0x08, 1]);
         this.record(&event)?;
         Ok(this)
     }
@@ -98,17 +105,19 @@ mod tests {
     #[test]
     fn records_have_the_published_frame() {
         let folder = tempfile::tempdir().unwrap();
-        let mut events = EventFile::create(folder.path()).unwrap();
+        let mut events = EventFile::create(folder.path(), 0).unwrap();
         events.scalars(300, &[("a", 1.5)]).unwrap();
         let path = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
         let bytes = std::fs::read(path).unwrap();
-        let first = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let second = &bytes[first + 16..];
-        let length = u64::from_le_bytes(second[..8].try_into().unwrap()) as usize;
-        assert_eq!(second.len(), length + 16);
-        // After the time (9 bytes): step 300, then the summary with one value.
+        let length_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+        let second = length_at(0) + 16;
+        let third = second + length_at(second) + 16;
+        let length = length_at(third);
+        assert_eq!(bytes.len(), third + length + 16);
+        // After the time (9 bytes): the session starts before step 1; then step 300 with one value.
+        assert_eq!(bytes[second + 12 + 9..third - 4], [0x10, 1, 0x3a, 2, 0x08, 1]);
         assert_eq!(
-            second[12 + 9..12 + length],
+            bytes[third + 12 + 9..third + 12 + length],
             [0x10, 0xac, 0x02, 0x2a, 10, 0x0a, 8, 0x0a, 1, b'a', 0x15, 0, 0, 0xc0, 0x3f]
         );
         // crc32c of "123456789" is 0xe3069283 (RFC 3720); this is TensorFlow's mask of it.
