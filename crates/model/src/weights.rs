@@ -286,3 +286,109 @@ pub(crate) fn check_tensor<'a>(
     };
     Ok((files.bytes(entry), kind))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::path::Path;
+
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    fn config(tied: bool) -> LlamaConfig {
+        let json = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "vocab_size": 6, "hidden_size": 4, "intermediate_size": 3,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": tied, "attention_bias": true
+        });
+        LlamaConfig::from_json(&json.to_string(), Path::new("config.json")).unwrap()
+    }
+
+    /// Element `i` of tensor `t`: distinct, and exact in every dtype that is read.
+    fn value(tensor: usize, element: usize) -> f32 {
+        (tensor as f32) - 8.0 + (element % 8) as f32 / 8.0
+    }
+
+    fn bytes(value: f32, dtype: Dtype) -> Vec<u8> {
+        match dtype {
+            Dtype::F32 => value.to_le_bytes().to_vec(),
+            Dtype::BF16 => value.to_le_bytes()[2..].to_vec(),
+            _ => {
+                let mut half = [0u8; 2];
+                let tensor = Tensor::from_slice(&[value]).to_kind(Kind::Half);
+                tensor.copy_data_u8(&mut half, 1);
+                half.to_vec()
+            }
+        }
+    }
+
+    /// Writes the model into one file, or into shards behind an index.
+    fn write(folder: &Path, config: &LlamaConfig, dtype: Dtype, shards: usize) {
+        let specs: Vec<(String, Vec<i64>)> = tensor_specs(config).collect();
+        let mut weight_map = serde_json::Map::new();
+        let per_shard = specs.len().div_ceil(shards);
+        for (shard, part) in specs.chunks(per_shard).enumerate() {
+            let file = if shards == 1 {
+                "model.safetensors".to_owned()
+            } else {
+                format!("model-{:05}-of-{shards:05}.safetensors", shard + 1)
+            };
+            let data: Vec<Vec<u8>> = part
+                .iter()
+                .enumerate()
+                .map(|(at, (_, shape))| {
+                    let numel = shape.iter().product::<i64>() as usize;
+                    (0..numel).flat_map(|i| bytes(value(shard * per_shard + at, i), dtype)).collect()
+                })
+                .collect();
+            let views = part.iter().zip(&data).map(|((name, shape), data)| {
+                let shape = shape.iter().map(|dim| *dim as usize).collect();
+                (name.clone(), TensorView::new(dtype, shape, data).unwrap())
+            });
+            std::fs::write(folder.join(&file), safetensors::serialize(views, None).unwrap()).unwrap();
+            weight_map.extend(part.iter().map(|(name, _)| (name.clone(), file.clone().into())));
+        }
+        if shards > 1 {
+            let index = serde_json::json!({"metadata": {}, "weight_map": weight_map});
+            std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_stored_dtype_and_layout_loads_the_same_weights() {
+        for (dtype, shards, tied) in [
+            (Dtype::F32, 1, false),
+            (Dtype::F16, 1, true),
+            (Dtype::BF16, 3, false),
+            (Dtype::F16, 2, false),
+            (Dtype::F32, 2, true),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let config = config(tied);
+            write(folder.path(), &config, dtype, shards);
+            let files = CheckpointFiles::open(folder.path()).unwrap();
+            let weights = LlamaWeights::load(&files, &config, Kind::Float, Device::Cpu, &|_, _| ()).unwrap();
+            for (at, (name, shape)) in tensor_specs(&config).enumerate() {
+                let block = |at: usize| &weights.blocks[at];
+                let found = match name.as_str() {
+                    "model.embed_tokens.weight" => &weights.embedding,
+                    "model.norm.weight" => &weights.norm,
+                    "lm_head.weight" => &weights.head,
+                    "model.layers.1.post_attention_layernorm.weight" => &block(1).post_norm,
+                    "model.layers.0.self_attn.k_proj.bias" => {
+                        block(0).linear(LinearKind::Key).bias.as_ref().unwrap()
+                    }
+                    "model.layers.1.mlp.down_proj.weight" => &block(1).linear(LinearKind::Down).weight,
+                    _ => continue,
+                };
+                assert_eq!((found.size(), found.kind()), (shape, Kind::Float), "{name}");
+                let numbers = Vec::<f32>::try_from(found.reshape(-1)).unwrap();
+                let expected: Vec<f32> = (0..numbers.len()).map(|i| value(at, i)).collect();
+                assert_eq!(numbers, expected, "{name} of {dtype:?} in {shards}");
+            }
+            assert_eq!(weights.head.data_ptr() == weights.embedding.data_ptr(), tied);
+        }
+    }
+}
