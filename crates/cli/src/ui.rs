@@ -106,7 +106,7 @@ impl Ui {
         text += &format!("  ‖ΔW‖ = ‖θ‖     {:.4}\n", summary.theta_norm);
         text += "next:\n";
         text += &format!("  {} inspect adapter {folder}\n", program());
-        text += &format!("  tensorboard --logdir {folder}/tensorboard\n");
+        text += &format!("  tensorboard --logdir {folder}/tensorboard   # pip install tensorboard\n");
         text += "  # in Python, with the official GPart fork of PEFT:\n";
         text += &format!("  PeftModel.from_pretrained(base_model, \"{folder}\")\n");
         self.line(text.trim_end_matches('\n'));

@@ -159,14 +159,9 @@ static SECTIONS: [Section; 7] = [
     Section {
         title: "Model and adapter",
         keys: &[
-            key(
-                "model",
-                Kind::Location,
-                "mistralai/Mistral-7B-v0.1",
-                "Folder in Hugging Face layout, or hub id",
-            )
-            .alias(&["model-name"])
-            .identity(),
+            key("model", Kind::Location, "mistralai/Mistral-7B-v0.1", "Folder in Hugging Face layout")
+                .alias(&["model-name"])
+                .identity(),
             unset("eos-token", Kind::Text, "End-of-text token, in place of the tokenizer's own").identity(),
             key("adapter-type", Kind::Choice(values_of::<AdapterType>), "gpart", "Kind of adapter")
                 .identity(),
@@ -193,14 +188,9 @@ static SECTIONS: [Section; 7] = [
     Section {
         title: "Data",
         keys: &[
-            key(
-                "data",
-                Kind::Location,
-                "meta-math/MetaMathQA",
-                "MetaMathQA rows: a JSON or JSONL file, or hub id",
-            )
-            .alias(&["dataset-name"])
-            .identity(),
+            key("data", Kind::Location, "meta-math/MetaMathQA", "MetaMathQA rows: a JSON or JSONL file")
+                .alias(&["dataset-name"])
+                .identity(),
             unset("max-samples", COUNT, "Train on the first N rows only").identity(),
             key("max-seq-length", COUNT, "2048", "Keep the last N tokens of a longer row").identity(),
             key("use-system-prompt", Kind::Bool, "false", "Put the official system prompt before each row")

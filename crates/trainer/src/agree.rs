@@ -58,82 +58,68 @@ mod tests {
     use comm::Single;
     use std::cell::RefCell;
 
-    /// Rank 1 of three, whose peers say what the script says, collective by collective.
-    struct Scripted(RefCell<Vec<[&'static str; 2]>>);
+    /// A rank whose peers say what the script says, collective by collective.
+    struct Scripted {
+        rank: usize,
+        /// By collective, last first: what each rank says; this one's place is not read.
+        answers: RefCell<Vec<Vec<&'static str>>>,
+    }
 
-    impl Scripted {
-        fn new(answers: &[[&'static str; 2]]) -> Self {
-            Self(RefCell::new(answers.iter().rev().copied().collect()))
-        }
+    /// Rank 1 of three; the script is what ranks 0 and 2 say.
+    fn middle(script: &[[&'static str; 2]]) -> Scripted {
+        let answers = script.iter().rev().map(|[first, last]| vec![*first, "", *last]).collect();
+        Scripted { rank: 1, answers: RefCell::new(answers) }
     }
 
     impl Communicator for Scripted {
         fn rank(&self) -> usize {
-            1
+            self.rank
         }
         fn size(&self) -> usize {
-            3
+            self.answers.borrow().last().map_or(0, Vec::len)
         }
         fn backend(&self) -> String {
             "script".to_owned()
         }
         fn all_reduce_sum(&self, _values: &mut [i64]) {}
         fn all_gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
-            let [first, last] = self.0.borrow_mut().pop().expect("a collective that the peers do not make");
-            vec![first.into(), bytes.to_vec(), last.into()]
+            let answers = self.answers.borrow_mut().pop().expect("a collective that the peers do not make");
+            let mut answers: Vec<Vec<u8>> = answers.into_iter().map(Vec::from).collect();
+            answers[self.rank] = bytes.to_vec();
+            answers
         }
         fn broadcast(&self, _root: usize, _bytes: &mut Vec<u8>) {}
     }
 
     #[test]
     fn another_theta_names_its_ranks() {
-        assert!(same_theta(&Scripted::new(&[["aa", "aa"]]), 3, "aa").is_ok());
+        assert!(same_theta(&middle(&[["aa", "aa"]]), 3, "aa").is_ok());
         // Rank 0 reports; the others know that it does.
-        let comm = Scripted::new(&[["aa", "bb"], ["\0", ""]]);
-        let error = same_theta(&comm, 3, "aa");
+        let error = same_theta(&middle(&[["aa", "bb"], ["\0", ""]]), 3, "aa");
         assert!(matches!(error, Err(TrainError::Elsewhere { rank: 0, input: false })), "{error:?}");
-        let single = RankZero;
-        let error = same_theta(&single, 3, "aa").expect_err("rank 1 differs").to_string();
+        let script = vec![vec!["", "\0", "\0", "\0"], vec!["", "bb", "aa", "cc"]];
+        let first = Scripted { rank: 0, answers: RefCell::new(script) };
+        let error = same_theta(&first, 3, "aa").expect_err("two ranks differ").to_string();
         assert_eq!(error, "after step 3 θ differs on rank 1, rank 3 from rank 0's");
-    }
-
-    /// Rank 0 of four, of which 1 and 3 have another θ.
-    struct RankZero;
-
-    impl Communicator for RankZero {
-        fn rank(&self) -> usize {
-            0
-        }
-        fn size(&self) -> usize {
-            4
-        }
-        fn backend(&self) -> String {
-            "script".to_owned()
-        }
-        fn all_reduce_sum(&self, _values: &mut [i64]) {}
-        fn all_gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
-            vec![bytes.to_vec(), b"other".to_vec(), bytes.to_vec(), b"other".to_vec()]
-        }
-        fn broadcast(&self, _root: usize, _bytes: &mut Vec<u8>) {}
     }
 
     #[test]
     fn the_lowest_rank_that_failed_reports() {
         let no_labels = || Err::<(), _>(TrainError::CommandLine);
-        let error = agree(&Scripted::new(&[["", "\u{1}"]]), no_labels());
+        let error = agree(&middle(&[["", "\u{1}"]]), no_labels());
         assert!(matches!(error, Err(TrainError::CommandLine)), "rank 1 is the lowest");
-        let error = agree(&Scripted::new(&[["\u{1}", ""]]), no_labels());
+        let error = agree(&middle(&[["\u{1}", ""]]), no_labels());
         assert!(matches!(error, Err(TrainError::Elsewhere { rank: 0, input: true })));
-        let error = agree(&Scripted::new(&[["", "\0"]]), Ok(()));
+        let error = agree(&middle(&[["", "\0"]]), Ok(()));
         assert!(matches!(error, Err(TrainError::Elsewhere { rank: 2, input: false })));
-        assert!(agree(&Scripted::new(&[["", ""]]), Ok(())).is_ok());
+        assert!(agree(&middle(&[["", ""]]), Ok(())).is_ok());
     }
 
     #[test]
     fn a_rank_that_was_started_differently_is_named() {
         let facts = [("model", "m".to_owned()), ("training data", "d".to_owned())];
-        assert!(same_everywhere(&Scripted::new(&[["m\nd", "m\nd"]]), &facts).is_ok());
-        let error = same_everywhere(&Scripted::new(&[["m\nd", "m\nx"], ["", ""]]), &facts);
+        assert!(same_everywhere(&middle(&[["m\nd", "m\nd"]]), &facts).is_ok());
+        let error = same_everywhere(&middle(&[["m\nd", "m\nx"], ["", ""]]), &facts);
         let error = error.expect_err("rank 2 has other data").to_string();
         assert_eq!(error, "rank 2 was started differently from rank 0: its training data is another");
     }

@@ -48,7 +48,7 @@ pub enum TrainError {
     #[error("{what} '{id}' is not on this disk, and this version does not download from a hub")]
     #[diagnostic(
         code(input::hub_id),
-        help("download it first (hf download {id}) and give {flag} the local path")
+        help("download it first (`hf download OWNER/NAME --local-dir DIR`) and give {flag} the local path")
     )]
     HubId {
         /// The model or the data.
@@ -113,21 +113,6 @@ pub enum TrainError {
         count: usize,
         /// Why the newest is refused.
         reason: String,
-    },
-    /// A file or folder of the run cannot be written.
-    #[error("cannot write {}", path.display())]
-    #[diagnostic(
-        code(run::write_failed),
-        help(
-            "is the disk full or read-only? what was saved before is untouched; run the same command again to resume"
-        )
-    )]
-    Write {
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's reason.
-        #[source]
-        source: std::io::Error,
     },
     /// A label cannot be learnt from a step that has none.
     #[error("no row of {place} has a token left to predict after truncation")]

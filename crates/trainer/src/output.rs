@@ -112,7 +112,7 @@ impl Output {
             config::ReportTo::Tensorboard => {
                 let path = folder.join("tensorboard");
                 let events = EventFile::create(&path, step);
-                Some(events.map_err(|source| TrainError::Write { path, source })?)
+                Some(events.map_err(cannot_write(&path))?)
             }
         };
         let path = folder.join(METRICS_FILE);
@@ -169,16 +169,14 @@ impl Output {
 
     /// Saves the state.
     pub(crate) fn save(&self, state: StateRef<'_>) -> Result<PathBuf, TrainError> {
-        self.metrics
-            .sync_data()
-            .map_err(|source| TrainError::Write { path: self.folder.join(METRICS_FILE), source })?;
+        self.metrics.sync_data().map_err(cannot_write(&self.folder.join(METRICS_FILE)))?;
         Ok(self.store.save(state)?)
     }
 
     fn scalars(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<(), TrainError> {
         let Some(writer) = &mut self.tensorboard else { return Ok(()) };
         let path = self.folder.join("tensorboard");
-        writer.scalars(step, scalars).map_err(|source| TrainError::Write { path, source })
+        writer.scalars(step, scalars).map_err(cannot_write(&path))
     }
 }
 
@@ -209,23 +207,28 @@ fn state_to_resume(
     }
 }
 
+/// The error of a refused write to `path`.
+fn cannot_write(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
+    move |source| checkpoint::CheckpointError::Write { path: path.to_owned(), source }.into()
+}
+
 fn make_folder(folder: &Path) -> Result<(), TrainError> {
     std::fs::create_dir_all(folder).map_err(|source| match source.kind() {
         ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
             TrainError::OutputNotAFolder { folder: folder.to_owned() }
         }
-        _ => TrainError::Write { path: folder.to_owned(), source },
+        _ => cannot_write(folder)(source),
     })
 }
 
 fn lock(folder: &Path) -> Result<File, TrainError> {
     let path = folder.join(".lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|source| TrainError::Write { path: path.clone(), source })?;
+    let file = file.map_err(cannot_write(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(TrainError::OutputLocked { folder: folder.to_owned() }),
-        Err(std::fs::TryLockError::Error(source)) => Err(TrainError::Write { path, source }),
+        Err(std::fs::TryLockError::Error(source)) => Err(cannot_write(&path)(source)),
     }
 }
 
@@ -355,10 +358,9 @@ fn compare(place: &Path, old: &Identity, new: &Identity) -> Result<(), TrainErro
 /// The lines of a file up to `step`. What comes after, or was torn by a kill, is removed; the lines that stay are not
 /// touched.
 fn keep_until<T: Stepped>(path: &Path, step: u64) -> Result<Vec<T>, TrainError> {
-    let write_error = |source| TrainError::Write { path: path.to_owned(), source };
     let bytes = match std::fs::read(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
-        read => read.map_err(write_error)?,
+        read => read.map_err(cannot_write(path))?,
     };
     let mut kept = Vec::new();
     let mut raw = Vec::with_capacity(bytes.len());
@@ -376,14 +378,14 @@ fn keep_until<T: Stepped>(path: &Path, step: u64) -> Result<Vec<T>, TrainError> 
 
 fn open_to_append(path: &Path) -> Result<File, TrainError> {
     let file = OpenOptions::new().append(true).create(true).open(path);
-    file.map_err(|source| TrainError::Write { path: path.to_owned(), source })
+    file.map_err(cannot_write(path))
 }
 
 /// Adds a line, in one write.
 fn append<T: Serialize>(file: &mut File, path: &Path, line: &T) -> Result<(), TrainError> {
     let mut text = serde_json::to_string(line).expect("plain structs are JSON");
     text.push('\n');
-    file.write_all(text.as_bytes()).map_err(|source| TrainError::Write { path: path.to_owned(), source })
+    file.write_all(text.as_bytes()).map_err(cannot_write(path))
 }
 
 fn write_run(folder: &Path, identity: &Identity, facts: Value) -> Result<(), TrainError> {
