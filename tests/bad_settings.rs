@@ -26,7 +26,7 @@ const EVERYWHERE: [Case; 9] = [
     flags!("--leraning-rate", "1e-3" => "--leraning-rate", "--learning-rate"),
     flags!("--max-seq-length", "0" => "max-seq-length cannot be \"0\""),
     flags!("--adapter-type", "lora" => "adapter-type lora", "gpart"),
-    flags!("--dp-replicate", "7" => "dp_replicate 7", "= 7 is not the"),
+    flags!("--dp-replicate", "7" => "dp-replicate 7", "= 7 is not the"),
 ];
 
 const ALONE: [Case; 37] = [

@@ -222,7 +222,7 @@ fn never_refuses_a_folder_with_a_run() {
     let output = folder.path().join("output");
     killed_after(3, &output, &[]);
     for ranks in [Ranks::Alone, Ranks::Mpi(2)] {
-        check_refused(ranks, &output, &["--resume", "never"], &["output holds another run", "--output"]);
+        check_refused(ranks, &output, &["--resume", "never"], &["output holds a run already", "--output"]);
     }
     train(Ranks::Alone, &folder.path().join("new"), &["--resume", "never"]);
 }
@@ -299,4 +299,33 @@ fn two_runs_do_not_share_a_folder() {
     let alone = folder.path().join("alone");
     train(Ranks::Alone, &alone, &flags);
     assert_eq!(thetas(&output), thetas(&alone));
+}
+
+/// A run that goes on from elsewhere stands on its own, even where nothing was left to do, and typing the command of
+/// a finished run again changes nothing that it left.
+#[test]
+fn a_run_continued_elsewhere_has_its_own_state() {
+    let folder = scratch();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    train(Ranks::Alone, &first, &[]);
+    train(Ranks::Alone, &second, &["--resume", first.to_str().unwrap()]).expect_text("complete");
+    assert_eq!(checkpoints(&second).len(), 1);
+    let left =
+        || ["adapter_model.safetensors", "run.json"].map(|name| std::fs::read(second.join(name)).unwrap());
+    let before = left();
+    train(Ranks::Alone, &second, &[]).expect_text("complete");
+    assert_eq!(left(), before);
+}
+
+/// A kill before the first checkpoint costs the steps so far; that is said, and they are made again once.
+#[test]
+fn steps_without_a_checkpoint_are_made_again() {
+    let folder = scratch();
+    let output = folder.path().join("output");
+    let flags = ["--save-steps", "1000", "--max-steps", "30"];
+    let mut running = Running::start(training(Ranks::Alone, &output, &flags));
+    assert!(running.until(|| (2..25).contains(&lines_so_far(&output))));
+    running.kill();
+    train(Ranks::Alone, &output, &flags).expect_text("no checkpoint was written yet");
+    assert_eq!(thetas(&output).len(), 30);
 }

@@ -46,7 +46,7 @@ pub enum CheckpointError {
     #[diagnostic(
         code(input::checkpoint_damaged),
         help(
-            "the file is torn or altered; resume from another one with --resume PATH, or start over with --resume never"
+            "the file is torn, altered, or no checkpoint at all; name another one, or start anew in another folder with --output"
         )
     )]
     Damaged {

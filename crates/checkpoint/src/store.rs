@@ -95,17 +95,19 @@ impl Store {
     }
 
     /// Takes files of steps after `step` out of the way, sound or not: a run that goes on from `step` makes those
-    /// steps again. They keep their content under a name that no search finds.
+    /// steps again. They keep their content under a name that no search finds. Returns the steps they were of.
     ///
     /// # Errors
     /// [`CheckpointError::Write`] when one cannot be renamed.
-    pub fn set_aside_after(&self, step: u64) -> Result<(), CheckpointError> {
-        for (_, path) in self.list()?.into_iter().filter(|(of, _)| *of > step) {
+    pub fn set_aside_after(&self, step: u64) -> Result<Vec<u64>, CheckpointError> {
+        let mut steps = Vec::new();
+        for (of, path) in self.list()?.into_iter().filter(|(of, _)| *of > step) {
             let mut aside = path.clone().into_os_string();
             aside.push(".set-aside");
             std::fs::rename(&path, &aside).map_err(|source| CheckpointError::Write { path, source })?;
+            steps.push(of);
         }
-        Ok(())
+        Ok(steps)
     }
 
     /// State files by step, oldest first. A folder that is not there holds none.
@@ -169,7 +171,7 @@ mod tests {
         save(&store, 4);
         let steps = || store.list().unwrap().into_iter().map(|(step, _)| step).collect::<Vec<_>>();
         assert_eq!(steps(), [4, 6]);
-        store.set_aside_after(4).unwrap();
+        assert_eq!(store.set_aside_after(4).unwrap(), [6]);
         assert_eq!(steps(), [4]);
         assert!(folder.path().join("step-00000006.ckpt.set-aside").exists());
     }

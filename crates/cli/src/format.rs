@@ -20,6 +20,23 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// A number of things: `1 step`, `2 steps`.
+pub fn counted(number: u64, thing: &str) -> String {
+    format!("{} {thing}{}", grouped(number), if number == 1 { "" } else { "s" })
+}
+
+/// A small number as C and Python print it: 0.0197 as `1.97e-02`.
+pub fn scientific(number: f64) -> String {
+    let text = format!("{number:.2e}");
+    match text.split_once('e') {
+        Some((mantissa, exponent)) if number != 0.0 => {
+            let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));
+            format!("{mantissa}e{sign}{digits:0>2}")
+        }
+        _ => "0".to_owned(),
+    }
+}
+
 /// A number of bytes in decimal units.
 pub fn bytes(number: u64) -> String {
     let number = number as f64;
@@ -57,6 +74,8 @@ mod tests {
         let numbers = [0, 12, 999, 1000, 1_234_567].map(grouped);
         assert_eq!(numbers, ["0", "12", "999", "1,000", "1,234,567"]);
         assert_eq!([999, 131_900, 3_500_000].map(bytes), ["999 bytes", "131.9 kB", "3.5 MB"]);
+        assert_eq!([0.0, 0.0197, 1e30].map(scientific), ["0", "1.97e-02", "1.00e+30"]);
+        assert_eq!([1, 2000].map(|n| counted(n, "step")), ["1 step", "2,000 steps"]);
         assert_eq!([21.12, 61.0, 3725.0].map(seconds), ["21.1 s", "1 min 1 s", "1 h 2 min"]);
     }
 }

@@ -52,7 +52,7 @@ enum Backend {
 /// A path, and how to print.
 #[derive(Args)]
 pub struct PathArgs {
-    /// Folder or file
+    /// Folder; of a checkpoint, its file or the run's folder
     path: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -64,7 +64,7 @@ pub fn inspect(what: Inspect) -> Exit {
     let result = match &what {
         Inspect::Partition(args) => partition(args).map_err(boxed),
         Inspect::Adapter(args) => adapter(&args.path).map_err(boxed),
-        Inspect::Checkpoint(args) => checkpoint(&args.path).map_err(boxed),
+        Inspect::Checkpoint(args) => checkpoint(&args.path, args.json).map_err(boxed),
         Inspect::Model(args) => model(&args.path).map_err(boxed),
     };
     let as_json = match &what {
@@ -72,8 +72,7 @@ pub fn inspect(what: Inspect) -> Exit {
         Inspect::Adapter(args) | Inspect::Checkpoint(args) | Inspect::Model(args) => args.json,
     };
     match result {
-        Ok(facts) if as_json => format::print(&serde_json::to_string_pretty(&facts).unwrap_or_default()),
-        Ok(facts) => table(&facts),
+        Ok(facts) => show(&facts, as_json),
         Err(error) => return fail(error.as_ref()),
     }
     Exit::Done
@@ -152,7 +151,7 @@ fn adapter(folder: &Path) -> Result<Value, adapter::AdapterError> {
     Ok(facts)
 }
 
-fn checkpoint(path: &Path) -> Result<Value, checkpoint::CheckpointError> {
+fn checkpoint(path: &Path, as_json: bool) -> Result<Value, checkpoint::CheckpointError> {
     if !path.is_dir() {
         let state = checkpoint::State::read(path)?;
         return Ok(json!({
@@ -171,14 +170,23 @@ fn checkpoint(path: &Path) -> Result<Value, checkpoint::CheckpointError> {
         return Err(checkpoint::CheckpointError::Read { path: store.folder().to_owned(), source });
     }
     let mut facts = serde_json::Map::new();
-    for (_, file) in files {
+    let mut damaged = None;
+    for (step, file) in files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let verdict = match checkpoint::State::read(&file) {
-            Ok(state) => format!("sound, step {}, d {}", state.step, state.theta.len()),
-            Err(error) => error.to_string(),
+            Ok(state) => json!({"sound": true, "step": state.step, "d": state.theta.len()}),
+            Err(error) => {
+                let verdict = json!({"sound": false, "step": step, "error": error.to_string()});
+                damaged = Some(error);
+                verdict
+            }
         };
-        facts.insert(file.display().to_string(), verdict.into());
+        facts.insert(name, verdict);
     }
-    Ok(facts.into())
+    // Damage is an error, after everything was shown.
+    let Some(error) = damaged else { return Ok(facts.into()) };
+    show(&facts.into(), as_json);
+    Err(error)
 }
 
 fn model(folder: &Path) -> Result<Value, model::ModelError> {
@@ -206,11 +214,21 @@ fn model(folder: &Path) -> Result<Value, model::ModelError> {
         "key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "rope_theta": config.rope_theta,
-        "rope_scaling": format!("{:?}", config.rope_scaling),
+        "rope_scaling": match config.rope_scaling {
+            model::RopeScaling::None => Value::Null,
+            other => format!("{other:?}").into(),
+        },
         "tied_embeddings": config.tie_word_embeddings,
         "linear_modules": modules.len(),
         "weights_of_q_k_v_o": adapted,
     }))
+}
+
+fn show(facts: &Value, as_json: bool) {
+    match as_json {
+        true => format::print(&serde_json::to_string_pretty(facts).unwrap_or_default()),
+        false => table(facts),
+    }
 }
 
 /// Prints facts as two columns.
@@ -221,6 +239,9 @@ fn table(facts: &Value) {
         let text = match value {
             Value::String(text) => text.clone(),
             Value::Number(number) => number.as_u64().map_or_else(|| number.to_string(), format::grouped),
+            Value::Object(map) if map.values().all(|v| !v.is_object()) => {
+                map.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join(", ")
+            }
             Value::Object(_) => serde_json::to_string_pretty(value).unwrap_or_default(),
             other => other.to_string(),
         };

@@ -15,7 +15,7 @@ pub fn print(error: &dyn Diagnostic) {
 pub fn print_of_rank(error: &dyn Diagnostic, comm: &dyn Communicator) {
     let place = (comm.size() > 1).then(|| format!("rank {} on {} (cpu)", comm.rank(), host()));
     let text = render(error, place.as_deref());
-    tracing::error!("{}", text.trim_end());
+    tracing::error!("{}", text.trim_start_matches("error: ").trim_end());
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 

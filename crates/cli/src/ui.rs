@@ -7,7 +7,7 @@ use config::{Progress, Resolved, TrainConfig};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use trainer::{Event, StartInfo, StepMetrics, Summary};
 
-use crate::format::{bytes, grouped, print, seconds, wrapped};
+use crate::format::{bytes, counted, grouped, print, scientific, seconds, wrapped};
 use crate::terminal;
 
 /// The view of a run.
@@ -89,11 +89,18 @@ impl Ui {
         }
         let folder = summary.output.display();
         let mut text = match summary.steps_now {
-            0 => format!("\nthis run was complete: {} steps\n", summary.steps),
-            now => format!(
-                "\ndone: {now} steps in {}, {} tokens in all\n",
-                seconds(summary.seconds),
+            0 => format!("\nthis run was complete: {}\n", counted(summary.steps, "step")),
+            now if now == summary.steps => format!(
+                "\ndone: {} in {}, {} tokens\n",
+                counted(now, "step"),
+                seconds(summary.seconds_now),
                 grouped(summary.num_tokens)
+            ),
+            now => format!(
+                "\ndone: {}, {} tokens; {now} of the steps now, in {}\n",
+                counted(summary.steps, "step"),
+                grouped(summary.num_tokens),
+                seconds(summary.seconds_now)
             ),
         };
         if let (Some(before), Some(after)) = (summary.held_out_before, summary.held_out_after) {
@@ -105,8 +112,14 @@ impl Ui {
         text += &format!("  adapter        {folder}  ({})\n", bytes(summary.adapter_bytes));
         text += &format!("  ‖ΔW‖ = ‖θ‖     {:.4}\n", summary.theta_norm);
         text += "next:\n";
-        text += &format!("  {} inspect adapter {folder}\n", program());
-        text += &format!("  tensorboard --logdir {folder}/tensorboard   # pip install tensorboard\n");
+        let quoted = |text: &str| shlex::try_quote(text).map_or_else(|_| text.to_owned(), |q| q.into_owned());
+        let path = summary.output.to_string_lossy();
+        text += &format!("  {} inspect adapter {}\n", quoted(&program()), quoted(&path));
+        let events = summary.output.join("tensorboard");
+        if events.is_dir() {
+            let events = quoted(&events.to_string_lossy());
+            text += &format!("  tensorboard --logdir {events}   # pip install tensorboard\n");
+        }
         text += "  # in Python, with the official GPart fork of PEFT:\n";
         text += &format!("  PeftModel.from_pretrained(base_model, \"{folder}\")\n");
         self.line(text.trim_end_matches('\n'));
@@ -133,7 +146,8 @@ impl Ui {
         if self.style == Style::Plain && due {
             self.line(&format!(
                 "step {step}/{total}  epoch {epoch:.2}  loss {loss:.4}  grad norm {grad_norm:.4}  \
-                 lr {learning_rate:.2e}  {tokens_per_second:.0} tokens/s"
+                 lr {learning_rate}  {tokens_per_second:.0} tokens/s",
+                learning_rate = scientific(*learning_rate)
             ));
         }
     }
@@ -146,7 +160,7 @@ impl Ui {
         }
         state.bar.finish_and_clear();
         let bar = ProgressBar::with_draw_target(Some(state.total_steps), ProgressDrawTarget::stdout());
-        bar.set_style(style("step {pos}/{len} {wide_bar:.cyan/black.bright} {msg}  eta {eta}"));
+        bar.set_style(style("step {pos}/{len} {bar:32.cyan/black.bright} {msg}  eta {eta}"));
         bar.set_position(state.first_step);
         bar.reset_eta();
         (state.bar, state.training) = (bar, true);
@@ -214,11 +228,13 @@ fn program() -> String {
 }
 
 fn start_text(start: &StartInfo, model: &str) -> String {
-    let ranks = match start.ranks {
-        1 => "1 rank".to_owned(),
-        ranks => format!("{ranks} ranks"),
+    let ranks = counted(start.ranks as u64, "rank");
+    let threads = counted(start.threads as u64, "thread");
+    let epochs = format!("{:.2}", start.epochs);
+    let epochs = match epochs.trim_end_matches('0').trim_end_matches('.') {
+        "1" => "1 epoch".to_owned(),
+        other => format!("{other} epochs"),
     };
-    let threads = if start.threads == 1 { "1 thread" } else { &format!("{} threads", start.threads) };
     let resumed = match start.first_step {
         0 => String::new(),
         step => format!(", resumed after step {step}"),
@@ -229,7 +245,7 @@ fn start_text(start: &StartInfo, model: &str) -> String {
          \x20 adapter  θ of {d} numbers over {adapted} weights of {modules} modules ({min} to {max} a number)\n\
          \x20 data     {rows} rows, {tokens} tokens\n\
          \x20 step     {per_step} rows = {micro} micro-batches of {size} over {ranks} ({threads} each, {backend})\n\
-         \x20 run      {steps} steps, {epochs} epochs → {output}{resumed}",
+         \x20 run      {steps}, {epochs} → {output}{resumed}",
         version = env!("CARGO_PKG_VERSION"),
         parameters = grouped(start.parameters),
         dtype = start.dtype,
@@ -244,8 +260,8 @@ fn start_text(start: &StartInfo, model: &str) -> String {
         micro = start.micro_batches,
         size = start.micro_batch_size,
         backend = start.backend,
-        steps = grouped(start.total_steps),
-        epochs = start.epochs,
+        steps = counted(start.total_steps, "step"),
+        epochs = epochs,
         output = start.output.display(),
     )
 }
@@ -254,8 +270,10 @@ fn start_text(start: &StartInfo, model: &str) -> String {
 pub fn show_settings(resolved: &Resolved, json: bool) {
     let rows = config::render(resolved);
     if json {
+        let typed = serde_json::to_value(&resolved.config).unwrap_or_default();
         let entry = |row: &config::Row| {
-            (row.key.to_owned(), serde_json::json!({"value": row.value, "from": row.origin.to_string()}))
+            let value = typed.get(row.key).cloned().unwrap_or_else(|| row.value.clone().into());
+            (row.key.to_owned(), serde_json::json!({"value": value, "from": row.origin.to_string()}))
         };
         let map: serde_json::Map<String, serde_json::Value> = rows.iter().map(entry).collect();
         print(&serde_json::to_string_pretty(&map).unwrap_or_default());

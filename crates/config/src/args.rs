@@ -46,6 +46,8 @@ impl FromArgMatches for TrainArgs {
 
 impl Args for TrainArgs {
     fn augment_args(command: Command) -> Command {
+        // Wrapper scripts append flags: the last one counts, as in the official command line.
+        let command = command.args_override_self(true).after_help(ENVIRONMENT);
         sections().iter().fold(command, |command, section| {
             command.args(section.keys.iter().map(|key| flag(key).help_heading(section.title)))
         })
@@ -55,6 +57,11 @@ impl Args for TrainArgs {
         Self::augment_args(command)
     }
 }
+
+/// How settings are given without flags.
+const ENVIRONMENT: &str = "Every setting can also stand in a --config file under its flag's name, or in the environment: \
+    --lr-scheduler-type is GPART_LR_SCHEDULER_TYPE. `none` switches an optional setting off. A flag given twice \
+    counts as given last.";
 
 fn flag(key: &Key) -> Arg {
     let parser = match key.kind {

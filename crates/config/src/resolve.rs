@@ -121,7 +121,8 @@ fn expand_dtype_switches(layer: &mut Layer) -> Result<(), ConfigError> {
                 hint: "give one of bf16, fp16 and dtype".to_owned(),
             });
         }
-        layer.insert("dtype", Setting { value, ..setting });
+        let typed = dtype.to_string();
+        layer.insert("dtype", Setting { value, typed, ..setting });
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ pub struct Mesh {
 pub enum MeshError {
     /// The degrees do not multiply to the number of ranks.
     #[error(
-        "dp_replicate {} × dp_shard {} × pp {} = {} is not the {ranks} ranks that were started",
+        "dp-replicate {} × dp-shard {} × pp {} = {} is not the number of ranks that were started, {ranks}",
         degrees.dp_replicate, degrees.dp_shard, degrees.pp,
         degrees.dp_replicate.saturating_mul(degrees.dp_shard).saturating_mul(degrees.pp)
     )]
@@ -87,7 +87,10 @@ mod tests {
         let degrees = Degrees { dp_replicate: 2, dp_shard: 2, pp: 1 };
         assert!(Mesh::new(degrees, 4).is_ok());
         let error = Mesh::new(degrees, 8).expect_err("4 is not 8").to_string();
-        assert_eq!(error, "dp_replicate 2 × dp_shard 2 × pp 1 = 4 is not the 8 ranks that were started");
+        assert_eq!(
+            error,
+            "dp-replicate 2 × dp-shard 2 × pp 1 = 4 is not the number of ranks that were started, 8"
+        );
         let zero = Degrees { dp_replicate: 0, ..degrees };
         assert!(Mesh::new(zero, 0).is_err());
         let huge = Degrees { dp_replicate: usize::MAX, dp_shard: 2, pp: 1 };

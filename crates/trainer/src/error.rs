@@ -91,7 +91,7 @@ pub enum TrainError {
     #[diagnostic(
         code(input::settings_changed),
         help(
-            "repeat the earlier settings to resume it, or choose another folder with --output to start anew"
+            "repeat the earlier settings to resume it, or choose another folder with --output to start anew; a run cannot be made longer, since its learning rate depends on its length"
         )
     )]
     SettingsChanged {
@@ -128,7 +128,7 @@ pub enum TrainError {
     #[error("θ[{index}] is {value} after the update of step {step}; nothing of this step was saved")]
     #[diagnostic(
         code(run::non_finite_theta),
-        help("lower --learning-rate; the last checkpoint holds the state before")
+        help("lower --learning-rate; the last checkpoint, if one was written, holds an earlier state")
     )]
     NonFiniteTheta {
         /// The step, from 1.
@@ -166,7 +166,7 @@ pub enum TrainError {
     #[diagnostic(
         code(run::non_finite_loss),
         help(
-            "lower --learning-rate, or look for NaN in the model's weights; the last checkpoint holds the state before"
+            "lower --learning-rate, or look for NaN in the model's weights; the last checkpoint, if one was written, holds an earlier state"
         )
     )]
     NonFiniteLoss {

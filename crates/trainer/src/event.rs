@@ -64,7 +64,7 @@ pub struct StartInfo {
     pub first_step: u64,
     /// Steps of the whole run.
     pub total_steps: u64,
-    /// Epochs of the whole run.
+    /// Passes over the data that these steps come to.
     pub epochs: f64,
 }
 
@@ -82,7 +82,7 @@ pub struct Summary {
     /// Tokens of the run, padding not counted.
     pub num_tokens: u64,
     /// Seconds since this start.
-    pub seconds: f64,
+    pub seconds_now: f64,
     /// Loss of the last step.
     pub final_loss: Option<f64>,
     /// Held-out loss with θ = 0, nats a token.

@@ -77,6 +77,8 @@ pub(crate) struct Output {
     held_out: Vec<HeldOutLine>,
     last_metrics: Option<StepMetrics>,
     tensorboard: Option<EventFile>,
+    /// The run had come to its end before this start.
+    finished: bool,
     /// Held for as long as the process lives; the system lets go of it when it dies.
     _lock: File,
 }
@@ -96,17 +98,30 @@ impl Output {
         let store = Store::new(folder.join(checkpoint::FOLDER), config.save_total_limit);
         // Twice: a start that is refused must not leave a trace, and only under the lock is the answer final.
         let wanted = Wanted { identity, total_steps };
+        refuse_if_no_folder(&folder)?;
         state_to_resume(&folder, &store, wanted, &|_| ())?;
         make_folder(&folder)?;
         let lock = lock(&folder)?;
         let state = state_to_resume(&folder, &store, wanted, observe)?;
         // From here on the folder is this run's. What says so comes first: a kill while the model loads must leave
         // a folder that the same command takes up again.
-        write_run(&folder, identity, json!({}))?;
+        let finished = summary_of(&folder).is_some();
+        if !folder.join(RUN_FILE).exists() {
+            write_run(&folder, identity, json!({}))?;
+        }
         checkpoint::remove_leftovers(&folder);
         checkpoint::remove_leftovers(store.folder());
         let step = state.as_ref().map_or(0, |state| state.step);
-        store.set_aside_after(step)?;
+        if let Some(newest) = store.set_aside_after(step)?.last() {
+            observe(Event::Warning(format!(
+                "going back to step {step}: checkpoints up to step {newest} were set aside; \
+                 leave --resume out to go on from the newest one"
+            )));
+        }
+        if let Some(state) = state.as_ref().filter(|state| !store.path_of(state.step).exists()) {
+            // The folder of a run that goes on from elsewhere must stand on its own.
+            store.save(StateRef::from(state))?;
+        }
         let tensorboard = match config.report_to {
             config::ReportTo::None => None,
             config::ReportTo::Tensorboard => {
@@ -116,10 +131,19 @@ impl Output {
             }
         };
         let path = folder.join(METRICS_FILE);
+        let made =
+            std::fs::read(&path).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count());
         let last_metrics = keep_until(&path, step)?.pop();
+        if state.is_none() && made > 0 {
+            let text =
+                format!("no checkpoint was written yet: {made} steps are made again, from the first on");
+            observe(Event::Warning(text));
+        }
         let held_out = keep_until(&folder.join(HELD_OUT_FILE), step)?;
         let metrics = open_to_append(&path)?;
-        Ok((Self { folder, store, metrics, held_out, last_metrics, tensorboard, _lock: lock }, state))
+        let this =
+            Self { folder, store, metrics, held_out, last_metrics, tensorboard, finished, _lock: lock };
+        Ok((this, state))
     }
 
     /// The folder.
@@ -135,6 +159,11 @@ impl Output {
     /// The held-out loss after `step` on the data of this hash, if it was measured.
     pub(crate) fn held_out_at(&self, step: u64, data: &str) -> Option<f64> {
         self.held_out.iter().find(|line| line.step == step && line.data == data).map(|line| line.loss)
+    }
+
+    /// The run had come to its end before this start: what `run.json` says of it stands.
+    pub(crate) fn finished(&self) -> bool {
+        self.finished
     }
 
     /// Writes `run.json`.
@@ -212,6 +241,20 @@ fn cannot_write(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
     move |source| checkpoint::CheckpointError::Write { path: path.to_owned(), source }.into()
 }
 
+/// The closing summary in the `run.json` of a finished run.
+fn summary_of(folder: &Path) -> Option<Value> {
+    let text = std::fs::read(folder.join(RUN_FILE)).ok()?;
+    let run: Value = serde_json::from_slice(&text).ok()?;
+    run.get("summary").cloned()
+}
+
+fn refuse_if_no_folder(folder: &Path) -> Result<(), TrainError> {
+    match folder.exists() && !folder.is_dir() {
+        true => Err(TrainError::OutputNotAFolder { folder: folder.to_owned() }),
+        false => Ok(()),
+    }
+}
+
 fn make_folder(folder: &Path) -> Result<(), TrainError> {
     std::fs::create_dir_all(folder).map_err(|source| match source.kind() {
         ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
@@ -234,12 +277,14 @@ fn lock(folder: &Path) -> Result<File, TrainError> {
 
 /// Refuses a folder that holds a run, or the adapter of one.
 fn refuse_if_taken(folder: &Path, store: &Store) -> Result<(), TrainError> {
+    let is_model = folder.join("config.json").exists();
     let files = [RUN_FILE, "adapter_config.json", "adapter_model.safetensors", METRICS_FILE, HELD_OUT_FILE];
     let file = files.into_iter().find(|name| folder.join(name).exists());
     let what = match file {
-        Some(RUN_FILE) => "another run".to_owned(),
+        Some(RUN_FILE) => "a run already".to_owned(),
         Some(name) => format!("{name} but no {RUN_FILE}: it was not made by this program"),
         None if !store.list()?.is_empty() => "checkpoints of another run".to_owned(),
+        None if is_model => "a model (config.json)".to_owned(),
         None => return Ok(()),
     };
     Err(TrainError::OutputTaken {
@@ -346,7 +391,8 @@ fn compare(place: &Path, old: &Identity, new: &Identity) -> Result<(), TrainErro
     }
     for (what, old, new) in [("model", &a.model, &b.model), ("data", &a.data, &b.data)] {
         if old != new {
-            changes += &format!("\n  content of the {what}: {old} → {new}");
+            let short = |hash: &str| hash.chars().take(8).collect::<String>();
+            changes += &format!("\n  content of the {what}: {} → {}", short(old), short(new));
         }
     }
     match changes.is_empty() {

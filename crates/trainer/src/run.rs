@@ -66,7 +66,15 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
 
     let info = start::start_info(&engine, &inputs, &counts, &mesh);
     let facts = start::facts(&info, &mesh, &counts);
-    agree(comm, with(&mut output, |output| output.write_run(&identity, facts.clone())))?;
+    let nothing_to_do = info.first_step >= info.total_steps;
+    agree(
+        comm,
+        with(&mut output, |output| match output.finished() && nothing_to_do {
+            true => Ok(()),
+            false => output.write_run(&identity, facts.clone()),
+        }),
+    )?;
+    start::warn_of_warmup(&engine, info.total_steps, observe);
     let mut run = Run { inputs: &mut inputs, engine, output, observe, identity };
     tracing::info!(rank = comm.rank(), ?info, "start");
     observe(Event::Start(&info));
@@ -167,6 +175,7 @@ impl Run<'_, '_> {
         }
         (self.observe)(Event::Stage("held-out loss"));
         let (loss, tokens) = self.engine.held_out(dataset)?;
+        tracing::info!(step, loss, tokens, "held-out loss");
         let before = self.output.as_ref().and_then(|output| output.held_out_at(0, &data));
         let line = HeldOutLine { step, loss, tokens, data };
         agree(self.engine.comm, with(&mut self.output, |output| output.record_held_out(line)))?;
@@ -218,7 +227,7 @@ impl Run<'_, '_> {
             steps: engine.step,
             steps_now: engine.step - first_step,
             num_tokens: engine.num_tokens,
-            seconds: started.elapsed().as_secs_f64(),
+            seconds_now: started.elapsed().as_secs_f64(),
             final_loss: output.and_then(|o| o.last_metrics().map(|m| m.loss)),
             held_out_before: held_out_at(0),
             held_out_after: held_out_at(engine.step),
@@ -226,13 +235,17 @@ impl Run<'_, '_> {
         };
         facts["summary"] = serde_json::to_value(&summary).expect("a summary is JSON");
         let written = with(&mut self.output, |output| {
-            output.write_run(&self.identity, facts)?;
+            // Typing the command of a finished run again changes nothing that it left.
+            if summary.steps_now > 0 || !output.finished() {
+                output.write_run(&self.identity, facts)?;
+            }
             match &config.output_dir_file {
                 Some(file) => write_output_dir(file, output.folder()),
                 None => Ok(()),
             }
         });
         agree(self.engine.comm, written)?;
+        tracing::info!(?summary, "done");
         Ok(summary)
     }
 }

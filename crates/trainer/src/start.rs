@@ -65,6 +65,18 @@ pub(crate) fn warn_of_long_rows(inputs: &Inputs, observe: Observer<'_>) {
     }
 }
 
+/// Says when the learning rate never leaves zero: the first update of a warm-up has rate 0.
+pub(crate) fn warn_of_warmup(engine: &Engine<'_>, total_steps: u64, observe: Observer<'_>) {
+    let moves = (0..total_steps).take(2).any(|step| engine.learning_rate.at(step) > 0.0);
+    if !moves && engine.config.learning_rate > 0.0 {
+        let text = format!(
+            "the learning rate of all {total_steps} step(s) is 0 (warm-up starts there), so θ stays as it is; \
+             give --warmup-ratio 0 or more steps"
+        );
+        observe(Event::Warning(text));
+    }
+}
+
 pub(crate) fn compute_kind(config: &TrainConfig) -> Kind {
     match config.dtype {
         config::Dtype::Float32 => Kind::Float,
@@ -158,7 +170,7 @@ pub(crate) fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], m
         dtype: config.dtype.to_string(),
         first_step: engine.step,
         total_steps: inputs.schedule.total_steps(),
-        epochs: config.epochs,
+        epochs: inputs.schedule.total_steps() as f64 / inputs.schedule.steps_per_epoch() as f64,
     }
 }
 

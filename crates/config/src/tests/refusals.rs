@@ -70,7 +70,7 @@ fn contradictions_are_refused() {
         let error = refusal(Written { flags, ..Written::default() });
         assert!(error.contains(expect), "{flags:?}: {error}");
     };
-    check(&["--bf16", "--fp16"], "fp16 (flag --fp16) and dtype true (flag --bf16) disagree");
+    check(&["--bf16", "--fp16"], "fp16 (flag --fp16) and dtype bfloat16 (flag --bf16) disagree");
     check(&["--fp16", "--dtype=float32"], "fp16 (flag --fp16) and dtype float32 (flag --dtype) disagree");
     check(
         &["--global-batch-size=16", "--accumulation-steps=4"],
@@ -159,7 +159,6 @@ fn misspelt_flags_and_choices_get_a_suggestion() {
     check(&["--learning_rat", "1"], "--learning_rate");
     check(&["--adapter-type", "vera"], "gpart");
     check(&["positional"], "unexpected argument");
-    check(&["--d", "1", "--d", "2"], "cannot be used multiple times");
 }
 
 #[test]
