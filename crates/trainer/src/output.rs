@@ -103,25 +103,9 @@ impl Output {
         make_folder(&folder)?;
         let lock = lock(&folder)?;
         let state = state_to_resume(&folder, &store, wanted, observe)?;
-        // From here on the folder is this run's. What says so comes first: a kill while the model loads must leave
-        // a folder that the same command takes up again.
         let finished = summary_of(&folder).is_some();
-        if !folder.join(RUN_FILE).exists() {
-            write_run(&folder, identity, json!({}))?;
-        }
-        checkpoint::remove_leftovers(&folder);
-        checkpoint::remove_leftovers(store.folder());
+        settle_in(&folder, &store, identity, state.as_ref(), observe)?;
         let step = state.as_ref().map_or(0, |state| state.step);
-        if let Some(newest) = store.set_aside_after(step)?.last() {
-            observe(Event::Warning(format!(
-                "going back to step {step}: checkpoints up to step {newest} were set aside; \
-                 leave --resume out to go on from the newest one"
-            )));
-        }
-        if let Some(state) = state.as_ref().filter(|state| !store.path_of(state.step).exists()) {
-            // The folder of a run that goes on from elsewhere must stand on its own.
-            store.save(StateRef::from(state))?;
-        }
         let tensorboard = match config.report_to {
             config::ReportTo::None => None,
             config::ReportTo::Tensorboard => {
@@ -239,6 +223,36 @@ fn state_to_resume(
 /// The error of a refused write to `path`.
 fn cannot_write(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
     move |source| checkpoint::CheckpointError::Write { path: path.to_owned(), source }.into()
+}
+
+/// Makes the folder this run's, ready to go on from `state`.
+fn settle_in(
+    folder: &Path,
+    store: &Store,
+    identity: &Identity,
+    state: Option<&State>,
+    observe: Observer<'_>,
+) -> Result<(), TrainError> {
+    // What says whose folder it is comes first: a kill while the model loads must leave one that the same command
+    // takes up again.
+    if !folder.join(RUN_FILE).exists() {
+        write_run(folder, identity, json!({}))?;
+    }
+    checkpoint::remove_leftovers(folder);
+    checkpoint::remove_leftovers(store.folder());
+    let step = state.map_or(0, |state| state.step);
+    let aside = store.set_aside_after(step)?;
+    if let (Resume::Path(_), Some(newest)) = (&identity.config.resume, aside.last()) {
+        observe(Event::Warning(format!(
+            "going back to step {step}: checkpoints up to step {newest} were set aside; \
+             leave --resume out to go on from the newest one"
+        )));
+    }
+    if let Some(state) = state.filter(|state| !store.path_of(state.step).exists()) {
+        // The folder of a run that goes on from elsewhere must stand on its own.
+        store.save(StateRef::from(state))?;
+    }
+    Ok(())
 }
 
 /// The closing summary in the `run.json` of a finished run.
