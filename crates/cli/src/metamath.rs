@@ -67,8 +67,7 @@ fn train(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainErr
     let ui = Ui::new(config);
     if comm.rank() == 0 {
         resolved.warnings.iter().for_each(|warning| ui.warning(warning));
-        if config.comm == config::Comm::Mpi && comm::launcher_world(|name| std::env::var(name).ok()).is_none()
-        {
+        if config.comm == config::Comm::Mpi && comm::launcher().is_none() {
             ui.warning(
                 "--comm mpi without a launcher: this is a run of one rank; start several with mpirun -n N",
             );

@@ -8,7 +8,7 @@ pub fn is_terminal() -> bool {
     if !std::io::stdout().is_terminal() {
         return false;
     }
-    match comm::launcher_world(|name| std::env::var(name).ok()) {
+    match comm::launcher() {
         None => true,
         Some(_) => parent_writes_to_terminal().unwrap_or(false),
     }

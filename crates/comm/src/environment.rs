@@ -17,7 +17,7 @@ const SIZES: [&str; 4] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SI
 const RANKS: [&str; 2] = ["PMIX_RANK", "PMI_RANK"];
 
 /// Finds out from environment variables whether a launcher started this process. `get` looks a variable up.
-pub fn launcher_world(get: impl Fn(&str) -> Option<String>) -> Option<LauncherWorld> {
+fn launcher_world(get: impl Fn(&str) -> Option<String>) -> Option<LauncherWorld> {
     let sized = SIZES.into_iter().find_map(|variable| {
         let size = get(variable)?.trim().parse().ok().filter(|size| *size > 0)?;
         Some(LauncherWorld { variable, size: Some(size) })
@@ -26,6 +26,11 @@ pub fn launcher_world(get: impl Fn(&str) -> Option<String>) -> Option<LauncherWo
         let variable = RANKS.into_iter().find(|variable| get(variable).is_some())?;
         Some(LauncherWorld { variable, size: None })
     })
+}
+
+/// The launcher that started this process, if one did.
+pub fn launcher() -> Option<LauncherWorld> {
+    launcher_world(|name| std::env::var(name).ok())
 }
 
 /// The rank of this process by the launcher's variables, for messages made before or without MPI.

@@ -10,7 +10,7 @@ mod environment;
 mod mpi_comm;
 mod single;
 
-pub use environment::{LauncherWorld, launcher_world, rank_by_launcher};
+pub use environment::{LauncherWorld, launcher, rank_by_launcher};
 pub use single::Single;
 
 use miette::Diagnostic;
@@ -85,7 +85,7 @@ pub enum CommError {
 /// [`CommError::WrongWorld`] when launcher and MPI disagree about the number of ranks, [`CommError::Init`] when
 /// MPI does not start, [`CommError::BuiltWithoutMpi`] when it is not there.
 pub fn start() -> Result<Box<dyn Communicator>, CommError> {
-    let Some(LauncherWorld { variable, size }) = launcher_world(|name| std::env::var(name).ok()) else {
+    let Some(LauncherWorld { variable, size }) = launcher() else {
         return Ok(Box::new(Single));
     };
     launched(variable, size)

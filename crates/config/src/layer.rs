@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -228,27 +228,34 @@ fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
-/// Short names of models: looked up on the hub, so not relative to a file.
 /// Models that a short name stands for.
 const SHORT_NAMES: [&str; 6] =
     ["Llama-3.1-8B", "Qwen2.5-0.5B", "Qwen2.5-3B", "Qwen2.5-7B", "gemma-7b", "Mistral-7B-v0.1"];
+
+/// Whether `model` is the short name of a model on a hub, such as `Llama-3.1-8B`.
+pub fn is_short_name(model: &str) -> bool {
+    SHORT_NAMES.contains(&model)
+}
+
+/// Whether a location is spelt like a name on a hub, `owner/name`. Whether such a path exists is another question.
+pub fn is_owner_and_name(location: &str) -> bool {
+    let is_data_file = location.ends_with(".json") || location.ends_with(".jsonl");
+    let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
+    let path = Path::new(location);
+    path.components().count() == 2
+        && path.components().all(plain)
+        && !location.starts_with(['.', '~'])
+        && !location.ends_with('/')
+        && !is_data_file
+}
 
 /// A location in a settings file is relative to that file, unless it can only be a name on the hub: a short
 /// name or `owner/name`, where no such path lies beside the file.
 fn relative_to(folder: &Path, location: &str) -> String {
     let beside = folder.join(location);
-    let is_data_file = location.ends_with(".json") || location.ends_with(".jsonl");
-    let is_owner_and_name = location.split('/').count() == 2
-        && !location.starts_with(['/', '.', '~'])
-        && !location.ends_with('/')
-        && !is_data_file;
-    if (is_owner_and_name || SHORT_NAMES.contains(&location)) && !beside.exists() {
+    if (is_owner_and_name(location) || is_short_name(location)) && !beside.exists() {
         location.to_owned()
     } else {
         beside.to_string_lossy().into_owned()
     }
-}
-/// Whether `model` is the short name of a model on a hub, such as `Llama-3.1-8B`.
-pub fn is_short_name(model: &str) -> bool {
-    SHORT_NAMES.contains(&model)
 }

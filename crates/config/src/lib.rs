@@ -32,7 +32,7 @@ pub use choices::{
 pub use error::ConfigError;
 pub use identity::{Change, diff_identity, fingerprint_keys};
 pub use keys::{Key, Role, Section, sections};
-pub use layer::{RESERVED_VARIABLES, Source, is_short_name};
+pub use layer::{RESERVED_VARIABLES, Source, is_owner_and_name, is_short_name};
 pub use presets::{Preset, list_presets};
 pub use render::{Row, render};
 pub use resolve::{Resolved, resolve};

@@ -17,7 +17,7 @@ use crate::{StepMetrics, TrainError, fingerprint};
 
 /// θ and what moves it: the state that every rank holds in full, the same bits everywhere.
 pub(crate) struct Engine<'a> {
-    parts: Parts<'a>,
+    pub parts: Parts<'a>,
     reducer: Reducer,
     pub theta: Vec<f32>,
     /// Updates done.
@@ -41,14 +41,6 @@ pub(crate) struct Parts<'a> {
     pub learning_rate: LearningRate,
     pub pad_id: u32,
     pub adam: AdamW,
-}
-
-impl<'a> std::ops::Deref for Engine<'a> {
-    type Target = Parts<'a>;
-
-    fn deref(&self) -> &Parts<'a> {
-        &self.parts
-    }
 }
 
 impl<'a> Engine<'a> {
@@ -90,20 +82,20 @@ impl<'a> Engine<'a> {
         let tokens: u64 = batches.iter().map(MicroBatch::token_count).sum();
         if batches.iter().all(|batch| batch.supervised_count() == 0) {
             let place = format!("step {}", self.step + 1);
-            return agree(self.comm, Err(TrainError::NoLabels { place }));
+            return agree(self.parts.comm, Err(TrainError::NoLabels { place }));
         }
         let computed = self.micro_batches(&batches, labels as f64);
-        let losses = agree(self.comm, computed)?;
+        let losses = agree(self.parts.comm, computed)?;
         let loss = self.total_loss(&losses, batches.len())? / labels as f64;
         self.reduce_gradient()?;
         let grad_norm = clip(&mut self.grad, self.parts.config.max_grad_norm);
-        let learning_rate = self.learning_rate.at(self.step);
+        let learning_rate = self.parts.learning_rate.at(self.step);
         self.step += 1;
         self.num_tokens += tokens;
         self.parts.adam.update(self.step, learning_rate, &mut self.theta, &self.grad);
         if let Some(index) = self.theta.iter().position(|number| !number.is_finite()) {
             let value = self.theta[index];
-            return agree(self.comm, Err(TrainError::NonFiniteTheta { step: self.step, index, value }));
+            return agree(self.parts.comm, Err(TrainError::NonFiniteTheta { step: self.step, index, value }));
         }
         let step_seconds = started.elapsed().as_secs_f64();
         Ok(StepMetrics {
@@ -122,7 +114,7 @@ impl<'a> Engine<'a> {
     /// Collective. Held-out loss (nats a predicted token) and the number of predicted tokens.
     pub(crate) fn held_out(&mut self, dataset: &Dataset) -> Result<(f64, u64), TrainError> {
         let computed = self.held_out_share(dataset);
-        let all = gather_f64(self.comm, &agree(self.comm, computed)?);
+        let all = gather_f64(self.parts.comm, &agree(self.parts.comm, computed)?);
         let loss: f64 = all.iter().flatten().step_by(2).sum();
         let tokens: f64 = all.iter().flatten().skip(1).step_by(2).sum();
         let loss = loss / tokens;
@@ -131,15 +123,15 @@ impl<'a> Engine<'a> {
             (false, false) => Err(TrainError::NonFiniteHeldOut { step: self.step, loss }),
             (false, true) => Ok((loss, tokens as u64)),
         };
-        agree(self.comm, verdict)
+        agree(self.parts.comm, verdict)
     }
 
     /// Loss sum and predicted tokens of each batch of this rank's share, one after the other.
     fn held_out_share(&mut self, dataset: &Dataset) -> Result<Vec<f64>, TrainError> {
         scale_theta(&self.theta, &self.parts.scales, &mut self.scaled)?;
         let rows: Vec<u32> = (0..dataset.len() as u32).collect();
-        let batches: Vec<&[u32]> = rows.chunks(self.config.eval_batch_size).collect();
-        let mine = mesh::share(batches.len(), self.comm.size(), self.comm.rank());
+        let batches: Vec<&[u32]> = rows.chunks(self.parts.config.eval_batch_size).collect();
+        let mine = mesh::share(batches.len(), self.parts.comm.size(), self.parts.comm.rank());
         let mut results = Vec::with_capacity(mine.len() * 2);
         for rows in &batches[mine] {
             let batch = self.collate(dataset, rows);
@@ -163,16 +155,17 @@ impl<'a> Engine<'a> {
     }
 
     fn collate(&self, dataset: &Dataset, rows: &[u32]) -> MicroBatch {
-        collate(dataset, rows, self.pad_id, PaddingSide::Right)
+        collate(dataset, rows, self.parts.pad_id, PaddingSide::Right)
     }
 
     /// Runs this rank's share of the step's micro-batches. Returns their loss sums.
     fn micro_batches(&mut self, batches: &[MicroBatch], normaliser: f64) -> Result<Vec<f64>, TrainError> {
         scale_theta(&self.theta, &self.parts.scales, &mut self.scaled)?;
-        let mine = mesh::share(batches.len(), self.comm.size(), self.comm.rank());
+        let mine = mesh::share(batches.len(), self.parts.comm.size(), self.parts.comm.rank());
         let mut losses = Vec::with_capacity(mine.len());
         for index in mine {
-            let dropout = Dropout::new(self.config.dropout, self.config.seed, self.step, index as u64)?;
+            let dropout =
+                Dropout::new(self.parts.config.dropout, self.parts.config.seed, self.step, index as u64)?;
             let theta = ScaledTheta { values: &self.scaled, stamp: self.step };
             let pass = &mut self.parts.pass;
             let loss =
@@ -184,15 +177,16 @@ impl<'a> Engine<'a> {
 
     /// Collective. Adds the micro-batches' loss sums in their order, whoever computed them.
     fn total_loss(&self, losses: &[f64], micro_batches: usize) -> Result<f64, TrainError> {
-        let all = gather_f64(self.comm, losses);
+        let all = gather_f64(self.parts.comm, losses);
         let bad = all.iter().flatten().position(|loss| !loss.is_finite());
         if let Some(micro_batch) = bad {
-            let shares = (0..self.comm.size()).map(|rank| mesh::share(micro_batches, self.comm.size(), rank));
+            let shares = (0..self.parts.comm.size())
+                .map(|rank| mesh::share(micro_batches, self.parts.comm.size(), rank));
             let rank =
                 shares.enumerate().find(|(_, share)| share.contains(&micro_batch)).map_or(0, |(r, _)| r);
             let loss = all.iter().flatten().nth(micro_batch).copied().unwrap_or(f64::NAN);
             let error = TrainError::NonFiniteLoss { step: self.step + 1, micro_batch, loss, rank };
-            return agree(self.comm, Err(error));
+            return agree(self.parts.comm, Err(error));
         }
         Ok(all.iter().flatten().sum())
     }
@@ -204,11 +198,14 @@ impl<'a> Engine<'a> {
         self.sums[d] = i64::from(overflow);
         self.parts.comm.all_reduce_sum(&mut self.sums);
         if self.sums[d] != 0 {
-            let flags = self.comm.all_gather(&[u8::from(overflow)]);
+            let flags = self.parts.comm.all_gather(&[u8::from(overflow)]);
             let ranks =
                 (0..flags.len()).filter(|rank| flags[*rank] == [1]).map(|rank| format!("rank {rank}"));
-            let (limit, ranks) = (self.fixed.limit(), ranks.collect::<Vec<_>>().join(", "));
-            return agree(self.comm, Err(TrainError::GradientOverflow { step: self.step + 1, limit, ranks }));
+            let (limit, ranks) = (self.parts.fixed.limit(), ranks.collect::<Vec<_>>().join(", "));
+            return agree(
+                self.parts.comm,
+                Err(TrainError::GradientOverflow { step: self.step + 1, limit, ranks }),
+            );
         }
         self.parts.fixed.finish(&self.sums[..d], &self.parts.scales, &mut self.grad)?;
         Ok(())

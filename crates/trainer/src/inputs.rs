@@ -79,11 +79,6 @@ fn open_model(
     config: &TrainConfig,
     folder: &Path,
 ) -> Result<(CheckpointFiles, LlamaConfig, Tokenizer, AdaptedSpace), TrainError> {
-    if let Some(file) = &config.output_dir_file
-        && !file.parent().is_none_or(|parent| parent.as_os_str().is_empty() || parent.is_dir())
-    {
-        return Err(TrainError::NoFolderFor { path: file.clone() });
-    }
     if is_hub_id(folder) || (config::is_short_name(&config.model) && !folder.exists()) {
         return Err(TrainError::HubId { what: "model", flag: "--model", id: config.model.clone() });
     }
@@ -100,14 +95,10 @@ fn open_model(
     Ok((files, model_config, tokenizer, space))
 }
 
-/// Whether a path that is not there is spelt like a name on a model hub: `owner/name`.
+/// Whether a path that is not there, nor the folder it would be in, is spelt like a name on a hub.
 fn is_hub_id(path: &Path) -> bool {
-    let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    plain
-        && path.components().count() == 2
-        && path.extension().is_none_or(|e| e != "json" && e != "jsonl")
-        && !path.exists()
-        && !path.parent().is_some_and(Path::exists)
+    let missing = !path.exists() && !path.parent().is_some_and(Path::exists);
+    missing && path.to_str().is_some_and(config::is_owner_and_name)
 }
 
 /// All linear modules of the blocks, in the model's module order: seven a block.

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use checkpoint::{State, StateRef, Store, write_atomic};
+use checkpoint::{Rejected, State, StateRef, Store, write_atomic};
 use config::{Resume, TrainConfig};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -75,9 +75,10 @@ pub(crate) struct Output {
     store: Store,
     metrics: File,
     held_out: Vec<HeldOutLine>,
-    last_metrics: Option<StepMetrics>,
+    /// Loss of the last line of the metrics.
+    final_loss: Option<f64>,
     tensorboard: Option<EventFile>,
-    /// The run had come to its end before this start.
+    /// The run had come to its end before this start, which goes on from there.
     finished: bool,
     /// Held for as long as the process lives; the system lets go of it when it dies.
     _lock: File,
@@ -103,9 +104,9 @@ impl Output {
         make_folder(&folder)?;
         let lock = lock(&folder)?;
         let state = state_to_resume(&folder, &store, wanted, observe)?;
-        let finished = summary_of(&folder).is_some();
         settle_in(&folder, &store, identity, state.as_ref(), observe)?;
         let step = state.as_ref().map_or(0, |state| state.step);
+        let finished = step == total_steps && has_summary(&folder);
         let tensorboard = match config.report_to {
             config::ReportTo::None => None,
             config::ReportTo::Tensorboard => {
@@ -117,7 +118,7 @@ impl Output {
         let path = folder.join(METRICS_FILE);
         let made =
             std::fs::read(&path).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count());
-        let last_metrics = keep_until(&path, step)?.pop();
+        let final_loss = keep_until::<StepMetrics>(&path, step)?.pop().map(|metrics| metrics.loss);
         if state.is_none() && made > 0 {
             let text =
                 format!("no checkpoint was written yet: {made} steps are made again, from the first on");
@@ -125,8 +126,7 @@ impl Output {
         }
         let held_out = keep_until(&folder.join(HELD_OUT_FILE), step)?;
         let metrics = open_to_append(&path)?;
-        let this =
-            Self { folder, store, metrics, held_out, last_metrics, tensorboard, finished, _lock: lock };
+        let this = Self { folder, store, metrics, held_out, final_loss, tensorboard, finished, _lock: lock };
         Ok((this, state))
     }
 
@@ -135,9 +135,9 @@ impl Output {
         &self.folder
     }
 
-    /// The last line of the metrics.
-    pub(crate) fn last_metrics(&self) -> Option<&StepMetrics> {
-        self.last_metrics.as_ref()
+    /// The loss of the run's last step so far.
+    pub(crate) fn final_loss(&self) -> Option<f64> {
+        self.final_loss
     }
 
     /// The held-out loss after `step` on the data of this hash, if it was measured.
@@ -145,20 +145,18 @@ impl Output {
         self.held_out.iter().find(|line| line.step == step && line.data == data).map(|line| line.loss)
     }
 
-    /// The run had come to its end before this start: what `run.json` says of it stands.
-    pub(crate) fn finished(&self) -> bool {
-        self.finished
-    }
-
-    /// Writes `run.json`.
+    /// Writes `run.json`. What it says of a run that was finished stands: typing its command again changes nothing.
     pub(crate) fn write_run(&self, identity: &Identity, facts: Value) -> Result<(), TrainError> {
-        write_run(&self.folder, identity, facts)
+        match self.finished {
+            true => Ok(()),
+            false => write_run(&self.folder, identity, facts),
+        }
     }
 
     /// Appends a step to the metrics and the TensorBoard events.
     pub(crate) fn record(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
         append(&mut self.metrics, &self.folder.join(METRICS_FILE), metrics)?;
-        self.last_metrics = Some(metrics.clone());
+        self.final_loss = Some(metrics.loss);
         self.scalars(
             metrics.step,
             &[
@@ -255,11 +253,10 @@ fn settle_in(
     Ok(())
 }
 
-/// The closing summary in the `run.json` of a finished run.
-fn summary_of(folder: &Path) -> Option<Value> {
-    let text = std::fs::read(folder.join(RUN_FILE)).ok()?;
-    let run: Value = serde_json::from_slice(&text).ok()?;
-    run.get("summary").cloned()
+/// Whether `run.json` has the closing summary of a run.
+fn has_summary(folder: &Path) -> bool {
+    let text = std::fs::read(folder.join(RUN_FILE)).unwrap_or_default();
+    serde_json::from_slice::<Value>(&text).is_ok_and(|run| run.get("summary").is_some())
 }
 
 fn refuse_if_no_folder(folder: &Path) -> Result<(), TrainError> {
@@ -330,11 +327,15 @@ fn newest_state(
             Ok(Some(state))
         }
         (None, None) => Ok(None),
-        (None, Some(newest)) => Err(TrainError::NoSoundCheckpoint {
-            folder: store.folder().to_owned(),
-            count: found.rejected.len(),
-            reason: newest.reason.to_string(),
-        }),
+        (None, Some(_)) => Err(no_sound_checkpoint(store, &found.rejected)),
+    }
+}
+
+fn no_sound_checkpoint(store: &Store, rejected: &[Rejected]) -> TrainError {
+    TrainError::NoSoundCheckpoint {
+        folder: store.folder().to_owned(),
+        count: rejected.len(),
+        reason: rejected.first().map_or("there is none".to_owned(), |newest| newest.reason.to_string()),
     }
 }
 
@@ -343,11 +344,7 @@ fn state_at(path: &Path, wanted: Wanted<'_>) -> Result<State, TrainError> {
     let (file, state) = if path.is_dir() {
         let store = Store::of_run(path);
         let found = store.newest()?;
-        found.state.ok_or_else(|| TrainError::NoSoundCheckpoint {
-            folder: store.folder().to_owned(),
-            count: found.rejected.len(),
-            reason: found.rejected.first().map_or("there is none".to_owned(), |r| r.reason.to_string()),
-        })?
+        found.state.ok_or_else(|| no_sound_checkpoint(&store, &found.rejected))?
     } else {
         (path.to_owned(), State::read(path)?)
     };

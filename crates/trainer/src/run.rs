@@ -45,6 +45,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     tch::set_num_threads(config.threads as i32);
 
     let mesh = agree(comm, start::mesh(config, comm))?;
+    agree(comm, start::check_output_dir_file(config))?;
     let mut inputs = Inputs::load(config, comm, surroundings.cache_dir.as_deref(), observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
     start::warn_of_long_rows(&inputs, observe);
@@ -66,14 +67,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
 
     let info = start::start_info(&engine, &inputs, &counts, &mesh);
     let facts = start::facts(&info, &mesh, &counts);
-    let nothing_to_do = info.first_step >= info.total_steps;
-    agree(
-        comm,
-        with(&mut output, |output| match output.finished() && nothing_to_do {
-            true => Ok(()),
-            false => output.write_run(&identity, facts.clone()),
-        }),
-    )?;
+    agree(comm, with(&mut output, |output| output.write_run(&identity, facts.clone())))?;
     start::warn_of_warmup(&engine, info.total_steps, observe);
     let mut run = Run { inputs: &mut inputs, engine, output, observe, identity };
     tracing::info!(rank = comm.rank(), ?info, "start");
@@ -118,14 +112,14 @@ impl Run<'_, '_> {
 
     /// Collective. Writes what the step came to; stops when any rank's θ is not rank 0's.
     fn record(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
-        let config = self.engine.config;
+        let config = self.engine.parts.config;
         let last = metrics.step == self.inputs.schedule.total_steps();
         let due = metrics.step.is_multiple_of(config.save_steps as u64) || last;
         // A θ that is not everybody's is neither recorded nor saved.
-        same_theta(self.engine.comm, metrics.step, &metrics.theta_blake3)?;
+        same_theta(self.engine.parts.comm, metrics.step, &metrics.theta_blake3)?;
         let written = with(&mut self.output, |output| output.record(metrics));
         let saved = written.and_then(|()| if due { self.save() } else { Ok(()) });
-        agree(self.engine.comm, saved)?;
+        agree(self.engine.parts.comm, saved)?;
         (self.observe)(Event::Step(metrics));
         let StepMetrics { step, loss, grad_norm, step_seconds, theta_blake3, .. } = metrics;
         tracing::info!(step, loss, grad_norm, step_seconds, theta_blake3, "step");
@@ -141,8 +135,8 @@ impl Run<'_, '_> {
             step: engine.step,
             meta: &meta,
             theta: &engine.theta,
-            exp_avg: &engine.adam.exp_avg,
-            exp_avg_sq: &engine.adam.exp_avg_sq,
+            exp_avg: &engine.parts.adam.exp_avg,
+            exp_avg_sq: &engine.parts.adam.exp_avg_sq,
         })?;
         tracing::info!(step = engine.step, path = %path.display(), "saved");
         (self.observe)(Event::Saved { step: engine.step, path: &path });
@@ -161,7 +155,7 @@ impl Run<'_, '_> {
 
     fn held_out_if_due(&mut self) -> Result<(), TrainError> {
         let (step, total) = (self.engine.step, self.inputs.schedule.total_steps());
-        let due = self.engine.config.eval_steps.is_some_and(|every| step.is_multiple_of(every as u64));
+        let due = self.engine.parts.config.eval_steps.is_some_and(|every| step.is_multiple_of(every as u64));
         if due && step != total { self.held_out() } else { Ok(()) }
     }
 
@@ -170,7 +164,7 @@ impl Run<'_, '_> {
         let step = self.engine.step;
         let data = dataset.fingerprint();
         let known = self.output.as_ref().is_some_and(|output| output.held_out_at(step, &data).is_some());
-        if self.engine.comm.all_gather(&[u8::from(known)])[0][0] != 0 {
+        if self.engine.parts.comm.all_gather(&[u8::from(known)])[0][0] != 0 {
             return Ok(());
         }
         (self.observe)(Event::Stage("held-out loss"));
@@ -178,19 +172,19 @@ impl Run<'_, '_> {
         tracing::info!(step, loss, tokens, "held-out loss");
         let before = self.output.as_ref().and_then(|output| output.held_out_at(0, &data));
         let line = HeldOutLine { step, loss, tokens, data };
-        agree(self.engine.comm, with(&mut self.output, |output| output.record_held_out(line)))?;
+        agree(self.engine.parts.comm, with(&mut self.output, |output| output.record_held_out(line)))?;
         (self.observe)(Event::HeldOut { step, loss, before });
         Ok(())
     }
 
     /// Shows the greedy continuation of the sample prompt, on rank 0.
     fn sample(&mut self) -> Result<(), TrainError> {
-        let config = self.engine.config;
+        let config = self.engine.parts.config;
         let result = match (&config.sample_prompt, &self.output) {
             (Some(prompt), Some(_)) => self.continuation(prompt).map(Some),
             _ => Ok(None),
         };
-        if let Some(text) = agree(self.engine.comm, result)? {
+        if let Some(text) = agree(self.engine.parts.comm, result)? {
             let prompt = config.sample_prompt.as_deref().unwrap_or_default();
             (self.observe)(Event::Sample { step: self.engine.step, prompt, text: &text });
         }
@@ -203,7 +197,7 @@ impl Run<'_, '_> {
         let mut ids: Vec<u32> = tokenizer.bos_id().into_iter().collect();
         ids.extend(tokenizer.encode(prompt)?);
         let options = eval::GreedyOptions {
-            max_new_tokens: self.engine.config.sample_tokens,
+            max_new_tokens: self.engine.parts.config.sample_tokens,
             stop_ids: tokenizer.eos_id().into_iter().collect(),
         };
         let new_ids = self.engine.sample(&ids, &options)?;
@@ -214,10 +208,10 @@ impl Run<'_, '_> {
     fn finish(mut self, started: Instant, first_step: u64, mut facts: Value) -> Result<Summary, TrainError> {
         self.held_out()?;
         self.sample()?;
-        let (config, engine) = (self.engine.config, &self.engine);
+        let (config, engine) = (self.engine.parts.config, &self.engine);
         let adapter = Adapter { config: adapter_config(config), theta: engine.theta.clone() };
         let written = with(&mut self.output, |output| Ok(adapter.write(output.folder())?));
-        let adapter_bytes = agree(engine.comm, written)?;
+        let adapter_bytes = agree(engine.parts.comm, written)?;
         let output = self.output.as_ref();
         let data = self.inputs.held_out.as_ref().map(Dataset::fingerprint).unwrap_or_default();
         let held_out_at = |step| output.and_then(|output| output.held_out_at(step, &data));
@@ -228,23 +222,20 @@ impl Run<'_, '_> {
             steps_now: engine.step - first_step,
             num_tokens: engine.num_tokens,
             seconds_now: started.elapsed().as_secs_f64(),
-            final_loss: output.and_then(|o| o.last_metrics().map(|m| m.loss)),
+            final_loss: output.and_then(Output::final_loss),
             held_out_before: held_out_at(0),
             held_out_after: held_out_at(engine.step),
             theta_norm: l2_norm(&engine.theta),
         };
         facts["summary"] = serde_json::to_value(&summary).expect("a summary is JSON");
         let written = with(&mut self.output, |output| {
-            // Typing the command of a finished run again changes nothing that it left.
-            if summary.steps_now > 0 || !output.finished() {
-                output.write_run(&self.identity, facts)?;
-            }
+            output.write_run(&self.identity, facts)?;
             match &config.output_dir_file {
                 Some(file) => write_output_dir(file, output.folder()),
                 None => Ok(()),
             }
         });
-        agree(self.engine.comm, written)?;
+        agree(self.engine.parts.comm, written)?;
         tracing::info!(?summary, "done");
         Ok(summary)
     }

@@ -1,6 +1,6 @@
 //! The steps between settings and the first update: mesh, output folder, weights, group sizes, engine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use checkpoint::{State, StateRef};
 use comm::Communicator;
@@ -26,6 +26,16 @@ pub(crate) fn mesh(config: &TrainConfig, comm: &dyn Communicator) -> Result<Mesh
     let (dp_shard, pp) = (config.dp_shard, config.pp);
     let dp_replicate = config.dp_replicate.unwrap_or(comm.size() / (dp_shard * pp).max(1));
     Ok(Mesh::new(Degrees { dp_replicate, dp_shard, pp }, comm.size())?)
+}
+
+/// Refuses an `--output-dir-file` that could not be written at the end, before the training and not after it.
+pub(crate) fn check_output_dir_file(config: &TrainConfig) -> Result<(), TrainError> {
+    let has_folder =
+        |file: &Path| file.parent().is_none_or(|folder| folder.as_os_str().is_empty() || folder.is_dir());
+    match &config.output_dir_file {
+        Some(file) if !has_folder(file) => Err(TrainError::NoFolderFor { path: file.clone() }),
+        _ => Ok(()),
+    }
 }
 
 /// Collective: rank 0 opens the folder; every rank gets the state to resume from.
@@ -67,8 +77,8 @@ pub(crate) fn warn_of_long_rows(inputs: &Inputs, observe: Observer<'_>) {
 
 /// Says when the learning rate never leaves zero: the first update of a warm-up has rate 0.
 pub(crate) fn warn_of_warmup(engine: &Engine<'_>, total_steps: u64, observe: Observer<'_>) {
-    let moves = (0..total_steps).take(2).any(|step| engine.learning_rate.at(step) > 0.0);
-    if !moves && engine.config.learning_rate > 0.0 {
+    let moves = (0..total_steps).take(2).any(|step| engine.parts.learning_rate.at(step) > 0.0);
+    if !moves && engine.parts.config.learning_rate > 0.0 {
         let text = format!(
             "the learning rate of all {total_steps} step(s) is 0 (warm-up starts there), so θ stays as it is; \
              give --warmup-ratio 0 or more steps"
@@ -149,7 +159,7 @@ pub(crate) fn parts<'a>(
 }
 
 pub(crate) fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], mesh: &Mesh) -> StartInfo {
-    let config = engine.config;
+    let config = engine.parts.config;
     let specs = model::tensor_specs(&inputs.model_config);
     let parameters = specs.map(|(_, shape)| shape.iter().product::<i64>() as u64).sum();
     StartInfo {
@@ -165,7 +175,7 @@ pub(crate) fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], m
         micro_batches: config.accumulation_steps,
         micro_batch_size: config.micro_batch_size,
         ranks: mesh.data_parallel(),
-        backend: engine.comm.backend(),
+        backend: engine.parts.comm.backend(),
         threads: config.threads,
         dtype: config.dtype.to_string(),
         first_step: engine.step,
