@@ -190,7 +190,7 @@ fn checkpoint(path: &Path, as_json: bool) -> Result<Value, checkpoint::Checkpoin
 }
 
 fn model(folder: &Path) -> Result<Value, model::ModelError> {
-    let config = model::LlamaConfig::from_folder(folder)?;
+    let config = model::ModelConfig::from_folder(folder)?;
     let files = model::CheckpointFiles::open(folder)?;
     files.check(&config)?;
     let specs = model::tensor_specs(&config);

@@ -1,6 +1,6 @@
 //! Text from a model: greedy generation.
 
-use model::{Llama, LlamaWeights};
+use model::{Decoder, DecoderWeights};
 use tch::{Tensor, no_grad};
 
 /// When a continuation ends.
@@ -16,7 +16,12 @@ pub struct GreedyOptions {
 /// smaller id, as transformers' greedy search. Returns the new ids alone.
 ///
 /// The whole row is computed again for every token; that is meant for short samples.
-pub fn greedy(model: &Llama, weights: &LlamaWeights, prompt: &[u32], options: &GreedyOptions) -> Vec<u32> {
+pub fn greedy(
+    model: &Decoder,
+    weights: &DecoderWeights,
+    prompt: &[u32],
+    options: &GreedyOptions,
+) -> Vec<u32> {
     let mut row: Vec<i64> = prompt.iter().map(|id| i64::from(*id)).collect();
     let mut new_ids = Vec::new();
     while new_ids.len() < options.max_new_tokens && !row.is_empty() {
@@ -30,7 +35,7 @@ pub fn greedy(model: &Llama, weights: &LlamaWeights, prompt: &[u32], options: &G
     new_ids
 }
 
-fn next_token(model: &Llama, weights: &LlamaWeights, row: &[i64]) -> u32 {
+fn next_token(model: &Decoder, weights: &DecoderWeights, row: &[i64]) -> u32 {
     let length = row.len();
     let context = model.context(&vec![1; length], 1, length);
     let ids = Tensor::from_slice(row).unsqueeze(0).to_device(model.device());

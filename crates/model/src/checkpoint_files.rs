@@ -78,7 +78,7 @@ impl CheckpointFiles {
     ///
     /// # Errors
     /// The first tensor that is missing or not as `config` implies.
-    pub fn check(&self, config: &crate::LlamaConfig) -> Result<(), ModelError> {
+    pub fn check(&self, config: &crate::ModelConfig) -> Result<(), ModelError> {
         for (name, shape) in crate::tensor_specs(config) {
             crate::weights::check_tensor(self, &name, &shape)?;
         }

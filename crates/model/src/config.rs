@@ -9,7 +9,7 @@ use crate::ModelError;
 
 /// Shape and constants of a Llama.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LlamaConfig {
+pub struct ModelConfig {
     /// `V`, rows of the embedding.
     pub vocab_size: i64,
     /// `H`.
@@ -106,7 +106,7 @@ fn default_positions() -> i64 {
     2048
 }
 
-impl LlamaConfig {
+impl ModelConfig {
     /// Reads and checks `folder/config.json`.
     ///
     /// # Errors
@@ -124,7 +124,7 @@ impl LlamaConfig {
     /// Parses the text of a config.json; `path` is only named in errors.
     ///
     /// # Errors
-    /// As [`LlamaConfig::from_folder`].
+    /// As [`ModelConfig::from_folder`].
     pub fn from_json(text: &str, path: &Path) -> Result<Self, ModelError> {
         let invalid = |reason: String| ModelError::InvalidJson {
             what: "model configuration",
@@ -274,14 +274,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn parse(edit: impl Fn(&mut Value)) -> Result<LlamaConfig, ModelError> {
+    fn parse(edit: impl Fn(&mut Value)) -> Result<ModelConfig, ModelError> {
         let mut value = serde_json::json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 80, "hidden_size": 64,
             "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
             "rms_norm_eps": 1e-6, "hidden_act": "silu"
         });
         edit(&mut value);
-        LlamaConfig::from_json(&value.to_string(), Path::new("config.json"))
+        ModelConfig::from_json(&value.to_string(), Path::new("config.json"))
     }
 
     #[test]

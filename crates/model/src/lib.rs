@@ -1,6 +1,6 @@
 //! Decoder-only language models as plain single-device math over libtorch.
 //!
-//! Nothing here knows of ranks, adapters or θ. A [`Llama`] is handed the weights of one block at a time and returns
+//! Nothing here knows of ranks, adapters or θ. A [`Decoder`] is handed the weights of one block at a time and returns
 //! tensors; who owns, gathers or perturbs those weights is decided elsewhere.
 //!
 //! Shape legend used throughout: `B` rows of a micro-batch, `T` tokens of the padded row, `H` hidden size,
@@ -8,16 +8,16 @@
 
 mod checkpoint_files;
 mod config;
+mod decoder;
 mod error;
-mod llama;
 mod loss;
 mod rotary;
 mod weights;
 
 pub use checkpoint_files::{CheckpointFiles, TensorEntry};
-pub use config::{LlamaConfig, RopeScaling};
+pub use config::{ModelConfig, RopeScaling};
+pub use decoder::{Decoder, SequenceContext};
 pub use error::ModelError;
-pub use llama::{Llama, SequenceContext};
 pub use loss::{CrossEntropy, cross_entropy};
 pub use rotary::RotaryTables;
-pub use weights::{BlockWeights, Linear, LinearKind, LlamaWeights, tensor_specs};
+pub use weights::{BlockWeights, DecoderWeights, Linear, LinearKind, tensor_specs};

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{LlamaConfig, RopeScaling};
+use crate::{ModelConfig, RopeScaling};
 
 /// Cosines and sines of all positions of a row, `[T, D]`, in the compute dtype.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub struct RotaryTables {
 
 impl RotaryTables {
     /// Tables for positions `0..length`. Angles are computed in f32, as transformers does.
-    pub fn new(config: &LlamaConfig, length: i64, kind: Kind, device: Device) -> Self {
+    pub fn new(config: &ModelConfig, length: i64, kind: Kind, device: Device) -> Self {
         let frequencies = Tensor::from_slice(&inverse_frequencies(config)).to_device(device);
         let positions = Tensor::arange(length, (Kind::Float, device));
         let angles = positions.unsqueeze(1) * frequencies.unsqueeze(0);
@@ -33,7 +33,7 @@ impl RotaryTables {
 }
 
 /// `D/2` inverse frequencies, after the configured stretching.
-fn inverse_frequencies(config: &LlamaConfig) -> Vec<f32> {
+fn inverse_frequencies(config: &ModelConfig) -> Vec<f32> {
     let dim = config.head_dim as f32;
     (0..config.head_dim / 2)
         .map(|pair| 1.0 / (config.rope_theta as f32).powf((2 * pair) as f32 / dim))

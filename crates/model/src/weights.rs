@@ -3,7 +3,7 @@
 use safetensors::Dtype;
 use tch::{Device, Kind, Tensor};
 
-use crate::{CheckpointFiles, LlamaConfig, ModelError};
+use crate::{CheckpointFiles, ModelConfig, ModelError};
 
 /// The linear modules of a block, in the order in which transformers registers them. That order defines the
 /// positions of adapted weights.
@@ -49,7 +49,7 @@ impl LinearKind {
     }
 
     /// `[out, in]` of the weight.
-    pub fn shape(self, config: &LlamaConfig) -> [i64; 2] {
+    pub fn shape(self, config: &ModelConfig) -> [i64; 2] {
         let (h, i) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
         match self {
@@ -61,7 +61,7 @@ impl LinearKind {
         }
     }
 
-    fn has_bias(self, config: &LlamaConfig) -> bool {
+    fn has_bias(self, config: &ModelConfig) -> bool {
         match self {
             Self::Query | Self::Key | Self::Value | Self::Output => config.attention_bias,
             Self::Gate | Self::Up | Self::Down => config.mlp_bias,
@@ -138,7 +138,7 @@ impl BlockWeights {
         }
     }
 
-    fn load(loader: &Loader<'_>, config: &LlamaConfig, block: usize) -> Result<Self, ModelError> {
+    fn load(loader: &Loader<'_>, config: &ModelConfig, block: usize) -> Result<Self, ModelError> {
         let linear = |kind: LinearKind| -> Result<Linear, ModelError> {
             let name = kind.module_name(block);
             let shape = kind.shape(config);
@@ -166,7 +166,7 @@ impl BlockWeights {
 
 /// All weights of a model, in the compute dtype, on one device.
 #[derive(Debug)]
-pub struct LlamaWeights {
+pub struct DecoderWeights {
     /// Token embedding, `[V, H]`.
     pub embedding: Tensor,
     /// Transformer blocks, first to last.
@@ -177,7 +177,7 @@ pub struct LlamaWeights {
     pub head: Tensor,
 }
 
-impl LlamaWeights {
+impl DecoderWeights {
     /// Copies the weights out of the mapped files, converting to `kind`. `progress` is called with the number of
     /// blocks done and in all.
     ///
@@ -185,7 +185,7 @@ impl LlamaWeights {
     /// A tensor that is missing, of another shape than `config` implies, or of a dtype that is not read.
     pub fn load(
         files: &CheckpointFiles,
-        config: &LlamaConfig,
+        config: &ModelConfig,
         kind: Kind,
         device: Device,
         progress: &dyn Fn(usize, usize),
@@ -211,7 +211,7 @@ impl LlamaWeights {
 
 /// Name and shape of every tensor that a model of this configuration needs, one by one: a config.json may claim any
 /// number of blocks.
-pub fn tensor_specs(config: &LlamaConfig) -> impl Iterator<Item = (String, Vec<i64>)> {
+pub fn tensor_specs(config: &ModelConfig) -> impl Iterator<Item = (String, Vec<i64>)> {
     let (v, h) = (config.vocab_size, config.hidden_size);
     let blocks = (0..config.num_layers as usize).flat_map(move |block| block_specs(config, block));
     let head = (!config.tie_word_embeddings).then(|| ("lm_head.weight".to_owned(), vec![v, h]));
@@ -221,7 +221,7 @@ pub fn tensor_specs(config: &LlamaConfig) -> impl Iterator<Item = (String, Vec<i
         .chain(head)
 }
 
-fn block_specs(config: &LlamaConfig, block: usize) -> Vec<(String, Vec<i64>)> {
+fn block_specs(config: &ModelConfig, block: usize) -> Vec<(String, Vec<i64>)> {
     let norms = ["input_layernorm", "post_attention_layernorm"]
         .map(|norm| (format!("model.layers.{block}.{norm}.weight"), vec![config.hidden_size]));
     let mut specs = Vec::from(norms);
@@ -297,13 +297,13 @@ mod tests {
 
     use super::*;
 
-    fn config(tied: bool) -> LlamaConfig {
+    fn config(tied: bool) -> ModelConfig {
         let json = serde_json::json!({
             "architectures": ["LlamaForCausalLM"], "vocab_size": 6, "hidden_size": 4, "intermediate_size": 3,
             "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-6,
             "tie_word_embeddings": tied, "attention_bias": true
         });
-        LlamaConfig::from_json(&json.to_string(), Path::new("config.json")).unwrap()
+        ModelConfig::from_json(&json.to_string(), Path::new("config.json")).unwrap()
     }
 
     /// Element `i` of tensor `t`: distinct, and exact in every dtype that is read.
@@ -325,7 +325,7 @@ mod tests {
     }
 
     /// Writes the model into one file, or into shards behind an index.
-    fn write(folder: &Path, config: &LlamaConfig, dtype: Dtype, shards: usize) {
+    fn write(folder: &Path, config: &ModelConfig, dtype: Dtype, shards: usize) {
         let specs: Vec<(String, Vec<i64>)> = tensor_specs(config).collect();
         let mut weight_map = serde_json::Map::new();
         let per_shard = specs.len().div_ceil(shards);
@@ -369,7 +369,8 @@ mod tests {
             let config = config(tied);
             write(folder.path(), &config, dtype, shards);
             let files = CheckpointFiles::open(folder.path()).unwrap();
-            let weights = LlamaWeights::load(&files, &config, Kind::Float, Device::Cpu, &|_, _| ()).unwrap();
+            let weights =
+                DecoderWeights::load(&files, &config, Kind::Float, Device::Cpu, &|_, _| ()).unwrap();
             for (at, (name, shape)) in tensor_specs(&config).enumerate() {
                 let block = |at: usize| &weights.blocks[at];
                 let found = match name.as_str() {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use adapter::AdaptedSpace;
 use data::MicroBatch;
-use model::{BlockWeights, LinearKind, Llama, LlamaConfig, LlamaWeights, cross_entropy};
+use model::{BlockWeights, Decoder, DecoderWeights, LinearKind, ModelConfig, cross_entropy};
 use partition::{Stateless, count_parallel, scales};
 use projection::{Dropout, Executor, FixedPoint, Reducer, scale_theta};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -26,7 +26,7 @@ fn main() {
     }
     tch::set_num_threads(THREADS as i32);
     let config = shape();
-    let model = Llama::new(config.clone(), Kind::Float, Device::Cpu);
+    let model = Decoder::new(config.clone(), Kind::Float, Device::Cpu);
     let weights = random_weights(&config);
     let targets = ["q_proj", "k_proj", "v_proj", "o_proj"].map(str::to_owned);
     let space = AdaptedSpace::select(&linear_modules(&config), &targets).unwrap();
@@ -148,7 +148,7 @@ impl GPart<'_> {
 }
 
 /// Forward, and backward to the first block's input, through frozen weights.
-fn frozen(model: &Llama, weights: &LlamaWeights, batch: &MicroBatch) {
+fn frozen(model: &Decoder, weights: &DecoderWeights, batch: &MicroBatch) {
     let context = model.context(&batch.attention_mask, batch.rows, batch.len);
     let ids = Tensor::from_slice(&batch.input_ids).reshape([batch.rows as i64, batch.len as i64]);
     let mut hidden = no_grad(|| model.embed(&weights.embedding, &ids));
@@ -169,16 +169,16 @@ fn frozen(model: &Llama, weights: &LlamaWeights, batch: &MicroBatch) {
     }
 }
 
-fn shape() -> LlamaConfig {
+fn shape() -> ModelConfig {
     let json = serde_json::json!({
         "architectures": ["LlamaForCausalLM"], "vocab_size": 32000, "hidden_size": 768,
         "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12,
         "num_key_value_heads": 3, "rms_norm_eps": 1e-6, "hidden_act": "silu"
     });
-    LlamaConfig::from_json(&json.to_string(), std::path::Path::new("benchmark")).unwrap()
+    ModelConfig::from_json(&json.to_string(), std::path::Path::new("benchmark")).unwrap()
 }
 
-fn random_weights(config: &LlamaConfig) -> LlamaWeights {
+fn random_weights(config: &ModelConfig) -> DecoderWeights {
     tch::manual_seed(0);
     let cpu = (Kind::Float, Device::Cpu);
     let random = |shape: &[i64]| Tensor::randn(shape, cpu) * 0.02;
@@ -186,7 +186,7 @@ fn random_weights(config: &LlamaConfig) -> LlamaWeights {
         let ones = || Tensor::ones([config.hidden_size], cpu);
         BlockWeights::from_parts(ones(), ones(), |kind| random(&kind.shape(config)))
     };
-    LlamaWeights {
+    DecoderWeights {
         embedding: random(&[config.vocab_size, config.hidden_size]),
         blocks: (0..config.num_layers).map(block).collect(),
         norm: Tensor::ones([config.hidden_size], cpu),
@@ -194,7 +194,7 @@ fn random_weights(config: &LlamaConfig) -> LlamaWeights {
     }
 }
 
-fn random_batch(config: &LlamaConfig) -> MicroBatch {
+fn random_batch(config: &ModelConfig) -> MicroBatch {
     let ids: Vec<i64> =
         Vec::try_from(Tensor::randint(config.vocab_size, [TOKENS as i64], (Kind::Int64, Device::Cpu)))
             .unwrap();

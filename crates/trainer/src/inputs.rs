@@ -6,7 +6,7 @@ use adapter::{AdaptedSpace, Candidate};
 use comm::Communicator;
 use config::TrainConfig;
 use data::{BuildOptions, Dataset, Schedule, ScheduleOptions, Tokenizer, TokenizerOptions};
-use model::{CheckpointFiles, LinearKind, LlamaConfig};
+use model::{CheckpointFiles, LinearKind, ModelConfig};
 
 use crate::agree::{agree, same_everywhere};
 use crate::{Event, Observer, TrainError, fingerprint};
@@ -14,7 +14,7 @@ use crate::{Event, Observer, TrainError, fingerprint};
 /// What a run reads, ready to use.
 pub(crate) struct Inputs {
     pub files: CheckpointFiles,
-    pub model_config: LlamaConfig,
+    pub model_config: ModelConfig,
     pub tokenizer: Tokenizer,
     pub dataset: Dataset,
     pub held_out: Option<Dataset>,
@@ -78,11 +78,11 @@ impl Inputs {
 fn open_model(
     config: &TrainConfig,
     folder: &Path,
-) -> Result<(CheckpointFiles, LlamaConfig, Tokenizer, AdaptedSpace), TrainError> {
+) -> Result<(CheckpointFiles, ModelConfig, Tokenizer, AdaptedSpace), TrainError> {
     if is_hub_id(folder) || (config::is_short_name(&config.model) && !folder.exists()) {
         return Err(TrainError::HubId { what: "model", flag: "--model", id: config.model.clone() });
     }
-    let model_config = LlamaConfig::from_folder(folder)?;
+    let model_config = ModelConfig::from_folder(folder)?;
     let files = CheckpointFiles::open(folder)?;
     files.check(&model_config)?;
     let options = TokenizerOptions {
@@ -102,7 +102,7 @@ fn is_hub_id(path: &Path) -> bool {
 }
 
 /// All linear modules of the blocks, in the model's module order: seven a block.
-pub fn linear_modules(config: &LlamaConfig) -> Vec<Candidate> {
+pub fn linear_modules(config: &ModelConfig) -> Vec<Candidate> {
     let blocks = 0..config.num_layers as usize;
     let of_block = |block| {
         LinearKind::ALL.map(|kind| Candidate {

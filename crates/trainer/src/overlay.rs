@@ -4,7 +4,7 @@
 //! ΔW is kept apart and multiplied on its own ([`model::Linear`]).
 
 use adapter::AdaptedSpace;
-use model::{BlockWeights, LinearKind, LlamaWeights};
+use model::{BlockWeights, DecoderWeights, LinearKind};
 use projection::{Dropout, Executor, GradSlice, Map, Reducer, WeightSlice};
 use tch::{Kind, Tensor};
 
@@ -30,7 +30,7 @@ type Content = Option<u64>;
 
 /// The adapted weights of a model and where they are made.
 pub struct Overlay<'a> {
-    weights: &'a LlamaWeights,
+    weights: &'a DecoderWeights,
     partition: &'a dyn partition::Assignment,
     executor: &'a dyn Executor,
     kind: Kind,
@@ -60,7 +60,7 @@ impl<'a> Overlay<'a> {
     /// Lays `space` (whose candidates are all linear maps of the model, seven a block) over `weights`. With
     /// `shared`, all blocks use one set of buffers: right when no graph outlives its block, as in recompute.
     pub fn new(
-        weights: &'a LlamaWeights,
+        weights: &'a DecoderWeights,
         space: &AdaptedSpace,
         partition: &'a dyn partition::Assignment,
         executor: &'a dyn Executor,
@@ -119,7 +119,7 @@ impl<'a> Overlay<'a> {
     }
 
     /// The whole model with ΔW of `theta` in place, for generation.
-    pub fn model(&mut self, theta: ScaledTheta<'_>) -> Result<LlamaWeights, TrainError> {
+    pub fn model(&mut self, theta: ScaledTheta<'_>) -> Result<DecoderWeights, TrainError> {
         let shared = self.slots.len() == 1 && self.by_block.len() > 1;
         let mut blocks = Vec::with_capacity(self.by_block.len());
         for block in 0..self.by_block.len() {
@@ -134,7 +134,7 @@ impl<'a> Overlay<'a> {
             }
             blocks.push(weights);
         }
-        Ok(LlamaWeights {
+        Ok(DecoderWeights {
             embedding: self.weights.embedding.shallow_clone(),
             blocks,
             norm: self.weights.norm.shallow_clone(),

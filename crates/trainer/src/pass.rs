@@ -5,7 +5,7 @@
 //! dropped before the next block's are made.
 
 use data::MicroBatch;
-use model::{Llama, LlamaWeights, SequenceContext, cross_entropy};
+use model::{Decoder, DecoderWeights, SequenceContext, cross_entropy};
 use projection::{Dropout, Reducer};
 use tch::{Kind, Tensor, no_grad};
 
@@ -15,9 +15,9 @@ use crate::overlay::{AdaptedBlock, Overlay, ScaledTheta};
 /// A model ready to run on micro-batches.
 pub struct Pass<'a> {
     /// The computation.
-    pub model: &'a Llama,
+    pub model: &'a Decoder,
     /// The frozen weights.
-    pub weights: &'a LlamaWeights,
+    pub weights: &'a DecoderWeights,
     /// ΔW over them.
     pub overlay: Overlay<'a>,
     /// Keep only block inputs in forward and run each block again in backward.

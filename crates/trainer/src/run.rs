@@ -8,7 +8,7 @@ use checkpoint::StateRef;
 use comm::Communicator;
 use config::TrainConfig;
 use data::Dataset;
-use model::Llama;
+use model::Decoder;
 use serde_json::{Value, json};
 use tch::Device;
 
@@ -54,7 +54,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
 
     observe(Event::Stage("loading the model"));
     let kind = start::compute_kind(config);
-    let model = Llama::new(inputs.model_config.clone(), kind, Device::Cpu);
+    let model = Decoder::new(inputs.model_config.clone(), kind, Device::Cpu);
     let weights = agree(comm, start::load_weights(&inputs, kind, observe))?;
     let partition = agree(comm, start::stateless(config))?;
     let counts = count_groups(&partition, inputs.space.total(), comm)?;

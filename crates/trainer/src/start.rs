@@ -6,7 +6,7 @@ use checkpoint::{State, StateRef};
 use comm::Communicator;
 use config::TrainConfig;
 use mesh::{Degrees, Mesh};
-use model::{Llama, LlamaWeights};
+use model::{Decoder, DecoderWeights};
 use partition::Stateless;
 use projection::{Executor, FixedPoint};
 use serde_json::{Value, json};
@@ -99,10 +99,10 @@ pub(crate) fn load_weights(
     inputs: &Inputs,
     kind: Kind,
     observe: Observer<'_>,
-) -> Result<LlamaWeights, TrainError> {
+) -> Result<DecoderWeights, TrainError> {
     let progress =
         |done: usize, total: usize| observe(Event::Progress { done: done as u64, total: total as u64 });
-    Ok(LlamaWeights::load(&inputs.files, &inputs.model_config, kind, Device::Cpu, &progress)?)
+    Ok(DecoderWeights::load(&inputs.files, &inputs.model_config, kind, Device::Cpu, &progress)?)
 }
 
 pub(crate) fn stateless(config: &TrainConfig) -> Result<Stateless, TrainError> {
@@ -128,8 +128,8 @@ pub(crate) fn count_groups(
 pub(crate) fn parts<'a>(
     config: &'a TrainConfig,
     comm: &'a dyn Communicator,
-    model: &'a Llama,
-    weights: &'a LlamaWeights,
+    model: &'a Decoder,
+    weights: &'a DecoderWeights,
     inputs: &Inputs,
     partition: &'a Stateless,
     executor: &'a dyn Executor,

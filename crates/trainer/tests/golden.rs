@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use adapter::{AdaptedSpace, Adapter};
 use data::{MicroBatch, Tokenizer, TokenizerOptions};
-use model::{CheckpointFiles, Llama, LlamaConfig, LlamaWeights};
+use model::{CheckpointFiles, Decoder, DecoderWeights, ModelConfig};
 use partition::{Stateless, count_parallel, scales};
 use projection::{FixedPoint, Reducer, Serial, scale_theta};
 use tch::{Device, Kind, Tensor};
@@ -47,20 +47,20 @@ impl Expected {
 }
 
 struct Loaded {
-    model: Llama,
-    weights: LlamaWeights,
-    config: LlamaConfig,
+    model: Decoder,
+    weights: DecoderWeights,
+    config: ModelConfig,
 }
 
 fn load(folder: &Path) -> Loaded {
     tch::set_num_threads(1);
-    let config = LlamaConfig::from_folder(folder).unwrap();
+    let config = ModelConfig::from_folder(folder).unwrap();
     let files = CheckpointFiles::open(folder).unwrap();
-    let weights = LlamaWeights::load(&files, &config, Kind::Float, Device::Cpu, &|_, _| ()).unwrap();
-    Loaded { model: Llama::new(config.clone(), Kind::Float, Device::Cpu), weights, config }
+    let weights = DecoderWeights::load(&files, &config, Kind::Float, Device::Cpu, &|_, _| ()).unwrap();
+    Loaded { model: Decoder::new(config.clone(), Kind::Float, Device::Cpu), weights, config }
 }
 
-fn logits(model: &Llama, weights: &LlamaWeights, batch: &MicroBatch) -> Tensor {
+fn logits(model: &Decoder, weights: &DecoderWeights, batch: &MicroBatch) -> Tensor {
     tch::no_grad(|| {
         let context = model.context(&batch.attention_mask, batch.rows, batch.len);
         let ids = Tensor::from_slice(&batch.input_ids).reshape([batch.rows as i64, batch.len as i64]);

@@ -2,12 +2,12 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{BlockWeights, LinearKind, LlamaConfig, RotaryTables};
+use crate::{BlockWeights, LinearKind, ModelConfig, RotaryTables};
 
 /// The computation of a Llama, without weights.
 #[derive(Debug)]
-pub struct Llama {
-    config: LlamaConfig,
+pub struct Decoder {
+    config: ModelConfig,
     kind: Kind,
     device: Device,
 }
@@ -20,14 +20,14 @@ pub struct SequenceContext {
     mask: Option<Tensor>,
 }
 
-impl Llama {
+impl Decoder {
     /// A model of shape `config` that computes in `kind` on `device`.
-    pub fn new(config: LlamaConfig, kind: Kind, device: Device) -> Self {
+    pub fn new(config: ModelConfig, kind: Kind, device: Device) -> Self {
         Self { config, kind, device }
     }
 
     /// The shape and constants.
-    pub fn config(&self) -> &LlamaConfig {
+    pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
