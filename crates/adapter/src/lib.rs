@@ -5,11 +5,13 @@
 
 mod adapter_config;
 mod files;
+mod selection;
 mod space;
 
 pub use adapter_config::AdapterConfig;
 pub use files::{Adapter, THETA_TENSOR};
-pub use space::{AdaptedModule, AdaptedSpace, Candidate};
+pub use selection::{Selection, Targets};
+pub use space::{AdaptedModule, AdaptedSpace, Candidate, ScopeBlock};
 
 use std::path::PathBuf;
 
@@ -45,12 +47,7 @@ pub enum AdapterError {
     },
     /// The adapter uses a part of GPart that this version does not have.
     #[error("{}: {key} = {value} is not supported by this version", path.display())]
-    #[diagnostic(
-        code(input::adapter_unsupported),
-        help(
-            "supported: projection_type partition, partition_scope global, grouping_strategy random, assignment_backend stateless, bias none, no modules_to_save, no layers_to_transform"
-        )
-    )]
+    #[diagnostic(code(input::adapter_unsupported), help("{hint}"))]
     Unsupported {
         /// The adapter_config.json.
         path: PathBuf,
@@ -58,6 +55,43 @@ pub enum AdapterError {
         key: &'static str,
         /// Its value.
         value: String,
+        /// What is supported.
+        hint: &'static str,
+    },
+    /// A regular expression that does not parse, or that never comes to an end.
+    #[error("{flag} '{pattern}' cannot be used as a regular expression: {reason}")]
+    #[diagnostic(code(input::module_pattern), help("Python's syntax for regular expressions is understood"))]
+    Pattern {
+        /// The flag it belongs to.
+        flag: &'static str,
+        /// The expression as written.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Block numbers beside targets that are not a list of names.
+    #[error("layers-to-transform needs target-modules to be a list of names")]
+    #[diagnostic(
+        code(input::layers_of_pattern),
+        help("put the blocks into the expression, such as regex:.*layers\\.[0-3]\\..*q_proj")
+    )]
+    LayersOfPattern,
+    /// A block number that selects nothing.
+    #[error("layers-to-transform {layer}: there is no adapted module of block {layer}")]
+    #[diagnostic(
+        code(input::unknown_layer),
+        help("blocks are counted from 0; `inspect model` shows how many there are")
+    )]
+    UnknownLayer {
+        /// The number.
+        layer: u64,
+    },
+    /// The scope is a block, and a module is in none.
+    #[error("partition-scope transformer_block: module '{module}' is in no numbered block")]
+    #[diagnostic(code(input::no_block), help("name the container of the blocks with --layers-pattern"))]
+    NoBlock {
+        /// The module.
+        module: String,
     },
     /// A target that names no linear module of the model.
     #[error("target module '{target}' matches no linear module of the model")]

@@ -1,4 +1,4 @@
-//! The flags of `gpart-dist metamath`, made from the table of keys.
+//! The flags of `gpart-dist metamath` and `gpart-dist train`, made from the table of keys.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ use crate::value::Kind;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrainArgs {
     given: BTreeMap<&'static str, String>,
+    overrides: Vec<String>,
 }
 
 impl TrainArgs {
@@ -22,12 +23,18 @@ impl TrainArgs {
         self.given.iter().map(|(name, text)| (*name, text.as_str()))
     }
 
+    /// The words of the `SECTION.KEY VALUE` pairs, in order.
+    pub fn overrides(&self) -> &[String] {
+        &self.overrides
+    }
+
     fn read(&mut self, matches: &ArgMatches) {
         for key in sections().iter().flat_map(|section| section.keys) {
             if let Some(text) = matches.get_one::<String>(key.name) {
                 self.given.insert(key.name, text.clone());
             }
         }
+        self.overrides.extend(matches.get_many::<String>(OVERRIDES).into_iter().flatten().cloned());
     }
 }
 
@@ -48,6 +55,15 @@ impl Args for TrainArgs {
     fn augment_args(command: Command) -> Command {
         // Wrapper scripts append flags: the last one counts, as in the official command line.
         let command = command.args_override_self(true).after_help(ENVIRONMENT);
+        let command = command.arg(
+            Arg::new(OVERRIDES)
+                .num_args(0..)
+                .allow_negative_numbers(true)
+                .value_name("SECTION.KEY VALUE")
+                .help(
+                    "Settings as the official scripts write them, such as adapter.d 16384 training.lr 1e-3",
+                ),
+        );
         sections().iter().fold(command, |command, section| {
             command.args(section.keys.iter().map(|key| flag(key).help_heading(section.title)))
         })
@@ -62,6 +78,8 @@ impl Args for TrainArgs {
 const ENVIRONMENT: &str = "Every setting can also stand in a --config file under its flag's name, or in the environment: \
     --lr-scheduler-type is GPART_LR_SCHEDULER_TYPE. `none` switches an optional setting off. A flag given twice \
     counts as given last.";
+
+const OVERRIDES: &str = "overrides";
 
 fn flag(key: &Key) -> Arg {
     let parser = match key.kind {
@@ -82,7 +100,9 @@ fn flag(key: &Key) -> Arg {
     match key.kind {
         // The official switches take no value; ours may be turned off again after a file turned them on.
         Kind::Bool => arg = arg.num_args(0..=1).default_missing_value("true"),
-        Kind::Int { .. } | Kind::WideInt | Kind::Float { .. } => arg = arg.allow_negative_numbers(true),
+        Kind::Int { .. } | Kind::WideInt | Kind::Float { .. } | Kind::Numbers => {
+            arg = arg.allow_negative_numbers(true)
+        }
         _ => {}
     }
     arg

@@ -50,8 +50,60 @@ closed_set! {
         #[value(alias = "implicit_stateless_v1")]
         Stateless,
         /// torch's CPU random stream. `legacy_streaming` is its deprecated official name.
-        #[value(alias = "legacy_streaming", hide = true)]
+        #[value(alias = "legacy_streaming")]
         Materialized,
+    }
+}
+
+closed_set! {
+    /// What decides which weights share a group.
+    GroupingStrategy {
+        /// Chance: the assignment backend's numbers.
+        Random,
+        /// Sign and size of the frozen weights. Needs the materialized backend.
+        SignedMagnitude,
+    }
+}
+
+closed_set! {
+    /// What is partitioned as one.
+    PartitionScope {
+        /// All adapted weights together.
+        Global,
+        /// Each transformer block by itself, with its own slice of θ.
+        TransformerBlock,
+    }
+}
+
+closed_set! {
+    /// Whether biases of adapted modules belong to the partition.
+    Bias {
+        /// Weights only.
+        None,
+        /// Weights and biases. (The official code also trains every bias of the model directly, and saves none.)
+        All,
+        /// The same partition as `all`.
+        GpartOnly,
+    }
+}
+
+closed_set! {
+    /// Which tokens of a row are predicted.
+    TrainOn {
+        /// The responses, or the assistant's turns.
+        Responses,
+        /// Everything but what opens the row (BOS, the official system prompt).
+        All,
+    }
+}
+
+closed_set! {
+    /// The command that the settings are for.
+    Task {
+        /// MetaMathQA, as the official script trains on it: a preset of `train`.
+        Metamath,
+        /// Rows of one's own.
+        Train,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::Source;
+use crate::{Source, Task};
 
 /// A setting that cannot be used, with the place it came from.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -30,6 +30,18 @@ pub enum ConfigError {
         /// Where it stands.
         origin: Box<Source>,
         /// What would be right.
+        expected: String,
+    },
+
+    /// A setting without which there is nothing to do.
+    #[error("{task} needs --{key}")]
+    #[diagnostic(code(input::missing_setting), help("give --{key} {expected}"))]
+    Missing {
+        /// The command.
+        task: Task,
+        /// The key's name.
+        key: &'static str,
+        /// What it may be.
         expected: String,
     },
 

@@ -20,7 +20,7 @@ pub struct Change {
 /// Names of the keys that θ depends on: model, data, adapter, schedule, batch sizes, seeds, dtype, threads. The
 /// others (output, logging, checkpoints, held-out data, samples, ranks) may change on resume.
 pub fn fingerprint_keys() -> impl Iterator<Item = &'static str> {
-    keys().filter(|key| key.role == Role::Identity).map(|key| key.name)
+    keys().filter(|key| matches!(key.role, Role::Identity | Role::Required)).map(|key| key.name)
 }
 
 /// The settings of the run's identity in which `new` differs from `old`, in the table's order; empty if `new` may

@@ -1,7 +1,8 @@
 //! The table of settings: the one place where a key's names, type, limits, default and help are written.
 
 use crate::choices::{
-    AdapterType, AssignmentBackend, Comm, Device, Dtype, LogLevel, LrScheduler, Progress, ReportTo, values_of,
+    AdapterType, AssignmentBackend, Bias, Comm, Device, Dtype, GroupingStrategy, LogLevel, LrScheduler,
+    PartitionScope, Progress, ReportTo, TrainOn, values_of,
 };
 use crate::value::Kind;
 
@@ -10,6 +11,8 @@ use crate::value::Kind;
 pub enum Role {
     /// θ depends on it: a run can only be resumed with the same value.
     Identity,
+    /// θ depends on it, and without it there is no run.
+    Required,
     /// θ does not depend on it: free to change on resume.
     Free,
     /// Names another layer of settings; not allowed inside a file.
@@ -74,6 +77,8 @@ impl Key {
 pub struct Section {
     /// The heading.
     pub title: &'static str,
+    /// What an override calls it: `adapter.d 4096`.
+    pub prefix: &'static str,
     /// Its keys.
     pub keys: &'static [Key],
 }
@@ -91,6 +96,12 @@ pub(crate) fn keys() -> impl Iterator<Item = &'static Key> {
 /// The key of that name, alias or snake_case spelling.
 pub(crate) fn find(name: &str) -> Option<&'static Key> {
     keys().find(|key| key.is_called(name))
+}
+
+/// The prefix of the section that a key stands in.
+pub(crate) fn section_of(key: &Key) -> &'static str {
+    let holds = |section: &&Section| section.keys.iter().any(|own| own.name == key.name);
+    SECTIONS.iter().find(holds).map_or("", |section| section.prefix)
 }
 
 /// The name of a key, its own or an alias, that differs from `name` by a few letters only.
@@ -133,6 +144,11 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, help: &'stat
     Key { name, aliases: &[], kind, default: Some(default), help, role: Role::Free }
 }
 
+/// A setting that each command has its own default for, or none.
+const fn required(name: &'static str, kind: Kind, help: &'static str) -> Key {
+    Key { name, aliases: &[], kind, default: None, help, role: Role::Required }
+}
+
 const fn unset(name: &'static str, kind: Kind, help: &'static str) -> Key {
     Key { name, aliases: &[], kind, default: None, help, role: Role::Free }
 }
@@ -144,11 +160,11 @@ const NOT_NEGATIVE: Kind = Kind::Float { allowed: |x| x >= 0.0, expected: "a fin
 const POSITIVE: Kind = Kind::Float { allowed: |x| x > 0.0, expected: "a finite number above 0" };
 const PROBABILITY: Kind =
     Kind::Float { allowed: |x| (0.0..1.0).contains(&x), expected: "a number from 0 to below 1" };
-const ANY_FLOAT: Kind = Kind::Float { allowed: |_| true, expected: "a finite number" };
 
 static SECTIONS: [Section; 7] = [
     Section {
         title: "Settings files",
+        prefix: "files",
         keys: &[
             unset("config", Kind::Path, "Settings file in TOML; flags and GPART_* variables win over it")
                 .role(Role::Layer),
@@ -158,17 +174,22 @@ static SECTIONS: [Section; 7] = [
     },
     Section {
         title: "Model and adapter",
+        prefix: "adapter",
         keys: &[
-            key("model", Kind::Location, "mistralai/Mistral-7B-v0.1", "Folder in Hugging Face layout")
-                .alias(&["model-name"])
-                .identity(),
+            required(
+                "model",
+                Kind::Location,
+                "Folder in Hugging Face layout, hub id or short name [metamath: mistralai/Mistral-7B-v0.1]",
+            )
+            .alias(&["model-name"]),
+            unset("revision", Kind::Text, "Branch, tag or commit of a model that comes from the hub"),
             unset("eos-token", Kind::Text, "End-of-text token, in place of the tokenizer's own").identity(),
             key("adapter-type", Kind::Choice(values_of::<AdapterType>), "gpart", "Kind of adapter")
                 .identity(),
             key("d", COUNT, "524288", "Trainable numbers: the length of θ").identity(),
             key("dropout", PROBABILITY, "0.05", "Probability that a weight's update is left out of a step")
                 .identity(),
-            key("init-bound", ANY_FLOAT, "0", "θ starts uniform in ±X; only 0 in this version").identity(),
+            key("init-bound", NOT_NEGATIVE, "0", "θ starts uniform in ±X, drawn from --seed").identity(),
             key("proj-seed", Kind::WideInt, "42", "Seed of the partition, whatever --seed is").identity(),
             key("isometric", Kind::Bool, "true", "Scale each group by 1/sqrt(its size), so that ‖ΔW‖ = ‖θ‖")
                 .identity(),
@@ -179,18 +200,81 @@ static SECTIONS: [Section; 7] = [
                 "How groups are drawn from the seed",
             )
             .identity(),
-            key("target-modules", Kind::List, "q_proj,k_proj,v_proj,o_proj", "Linear modules to adapt")
+            key(
+                "grouping-strategy",
+                Kind::Choice(values_of::<GroupingStrategy>),
+                "random",
+                "What decides which weights share a group",
+            )
+            .identity(),
+            key(
+                "partition-scope",
+                Kind::Choice(values_of::<PartitionScope>),
+                "global",
+                "What is partitioned as one: all adapted weights, or each block by itself",
+            )
+            .identity(),
+            key(
+                "target-modules",
+                Kind::Targets,
+                "q_proj,k_proj,v_proj,o_proj",
+                "Linear modules to adapt: names, all-linear, or regex:EXPRESSION over full names",
+            )
+            .identity(),
+            unset("layers-to-transform", Kind::Numbers, "Adapt the blocks with these numbers only, from 0")
                 .identity(),
+            unset("layers-pattern", Kind::List, "Name of the container that numbers the blocks [found by itself]")
+                .identity(),
+            key(
+                "bias",
+                Kind::Choice(values_of::<Bias>),
+                "none",
+                "Whether biases of adapted modules are adapted too (all and gpart_only are the same partition)",
+            )
+            .identity(),
+            unset(
+                "init-adapter",
+                Kind::Path,
+                "Start from the θ of this adapter; its partition is taken over, with everything that makes it",
+            )
+            .identity(),
             unset("rank", Kind::Text, "LoRA and Uni-LoRA only").role(Role::Foreign),
             unset("alpha", Kind::Text, "LoRA only").role(Role::Foreign),
         ],
     },
     Section {
         title: "Data",
+        prefix: "data",
         keys: &[
-            key("data", Kind::Location, "meta-math/MetaMathQA", "MetaMathQA rows: a JSON or JSONL file")
-                .alias(&["dataset-name"])
-                .identity(),
+            required(
+                "data",
+                Kind::Location,
+                "Rows: a JSON, JSONL or Parquet file, or a dataset's hub id [metamath: meta-math/MetaMathQA]",
+            )
+            .alias(&["dataset-name"]),
+            key("query-field", Kind::Text, "query", "Field of a row that holds the question").identity(),
+            key("response-field", Kind::Text, "response", "Field of a row that holds the answer").identity(),
+            unset(
+                "template",
+                Kind::Location,
+                "How a row becomes text: official, chat (the tokenizer's own), or a minijinja file \
+                 [chat for rows with messages, else official]",
+            )
+            .identity(),
+            key(
+                "train-on",
+                Kind::Choice(values_of::<TrainOn>),
+                "responses",
+                "Tokens to learn to predict [metamath: all]",
+            )
+            .identity(),
+            unset(
+                "validation-split",
+                POSITIVE,
+                "Hold out this share of the rows (from 1 on: this many) and measure their loss",
+            )
+            .identity(),
+            unset("show-samples", COUNT, "Print the tokens of N rows with what is trained on marked, and stop"),
             unset("max-samples", COUNT, "Train on the first N rows only").identity(),
             key("max-seq-length", COUNT, "2048", "Keep the last N tokens of a longer row").identity(),
             key("use-system-prompt", Kind::Bool, "false", "Put the official system prompt before each row")
@@ -207,6 +291,7 @@ static SECTIONS: [Section; 7] = [
     },
     Section {
         title: "Training",
+        prefix: "training",
         keys: &[
             key("epochs", POSITIVE, "2", "Passes over the data; may be a fraction")
                 .alias(&["num-train-epochs"])
@@ -266,6 +351,7 @@ static SECTIONS: [Section; 7] = [
     },
     Section {
         title: "Held-out data and samples",
+        prefix: "eval",
         keys: &[
             unset("eval-data", Kind::Location, "Rows whose loss is measured before and after training"),
             unset("eval-steps", COUNT, "Measure it every N steps too"),
@@ -280,6 +366,7 @@ static SECTIONS: [Section; 7] = [
     },
     Section {
         title: "Output",
+        prefix: "output",
         keys: &[
             unset(
                 "output",
@@ -310,6 +397,7 @@ static SECTIONS: [Section; 7] = [
     },
     Section {
         title: "Ranks and devices",
+        prefix: "ranks",
         keys: &[
             key("device", Kind::Choice(values_of::<Device>), "auto", "Device that computes"),
             key("comm", Kind::Choice(values_of::<Comm>), "auto", "What carries the ranks' messages"),

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::keys::{self, Key, Role};
 use crate::value::Kind;
-use crate::{ConfigError, TrainArgs};
+use crate::{ConfigError, Task, TrainArgs};
 
 /// Variables of the `GPART_` family that are no settings of a run.
 pub const RESERVED_VARIABLES: [&str; 1] = ["GPART_CONFIGS"];
@@ -22,6 +22,8 @@ pub const RESERVED_VARIABLES: [&str; 1] = ["GPART_CONFIGS"];
 pub enum Source {
     /// Built in.
     Default,
+    /// Built into the command of that name.
+    Command(String),
     /// A preset's file.
     Preset {
         /// The preset's name.
@@ -40,8 +42,14 @@ pub enum Source {
     },
     /// An environment variable, by name.
     Environment(String),
+    /// The command line.
+    CommandLine,
     /// A flag, by its main name.
     Flag(String),
+    /// A `SECTION.KEY VALUE` pair on the command line, by its key as written.
+    Override(String),
+    /// The adapter that training starts from, by its folder.
+    Adapter(PathBuf),
     /// Worked out from other settings, which are named.
     Derived(String),
     /// Kept from the run that is being resumed.
@@ -52,10 +60,14 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Default => write!(f, "default"),
+            Source::Command(name) => write!(f, "default of {name}"),
             Source::Preset { name, path, line } => write!(f, "preset {name}, {}:{line}", path.display()),
             Source::File { path, line } => write!(f, "{}:{line}", path.display()),
             Source::Environment(variable) => write!(f, "environment variable {variable}"),
+            Source::CommandLine => write!(f, "command line"),
             Source::Flag(name) => write!(f, "flag --{name}"),
+            Source::Override(name) => write!(f, "override {name}"),
+            Source::Adapter(folder) => write!(f, "the adapter in {}", folder.display()),
             Source::Derived(from) => write!(f, "from {from}"),
             Source::ResumedRun => write!(f, "the resumed run"),
         }
@@ -85,14 +97,75 @@ pub(crate) fn defaults() -> Layer {
     with_default.map(setting).collect()
 }
 
-/// What the flags say.
+/// The defaults of a command of its own.
+pub(crate) fn of_task(task: Task) -> Layer {
+    let settings: &[(&str, &str)] = match task {
+        Task::Metamath => {
+            &[("model", "mistralai/Mistral-7B-v0.1"), ("data", "meta-math/MetaMathQA"), ("train-on", "all")]
+        }
+        Task::Train => &[],
+    };
+    let setting = |(name, text): &(&str, &str)| {
+        let key = keys::find(name).expect("a command's defaults are keys of the table");
+        let value = key.kind.parse(text).expect("a command's defaults are within the table's limits");
+        (key.name, Setting { value, typed: (*text).to_owned(), origin: Source::Command(task.to_string()) })
+    };
+    settings.iter().map(setting).collect()
+}
+
+/// What the command line says: flags, and `SECTION.KEY VALUE` pairs.
 pub(crate) fn from_flags(args: &TrainArgs) -> Result<Layer, ConfigError> {
     let mut layer = Layer::new();
+    let mut spellings = BTreeMap::new();
     for (name, text) in args.given() {
         let key = keys::find(name).expect("flags are made from the table of keys");
+        spellings.insert(key.name, format!("--{name}"));
         layer.insert(key.name, setting_of_text(key, text, Source::Flag(key.name.to_owned()))?);
     }
+    let mut words = args.overrides().iter();
+    while let Some(name) = words.next() {
+        let origin = Source::Override(name.clone());
+        let key = key_of_override(name)?;
+        let Some(text) = words.next() else {
+            let expected = format!("a value after it: {name} VALUE");
+            let (value, origin) = ("nothing".to_owned(), Box::new(origin));
+            return Err(ConfigError::BadValue { key: key.name, value, origin, expected });
+        };
+        once(&mut spellings, key, name, &origin)?;
+        layer.insert(key.name, setting_of_text(key, text, origin)?);
+    }
     Ok(layer)
+}
+
+/// The key that an override names, such as `adapter.d` or the official `training.batch_size`.
+fn key_of_override(name: &str) -> Result<&'static Key, ConfigError> {
+    let refuse = |hint: String| {
+        let origin = Source::CommandLine.into();
+        Err(ConfigError::UnknownKey { key: name.to_owned(), origin, hint })
+    };
+    let Some((section, field)) = name.split_once('.') else {
+        return refuse(
+            "settings are given as --name VALUE or as SECTION.KEY VALUE, such as adapter.d 16384".into(),
+        );
+    };
+    let Some(section) = keys::sections().iter().find(|known| known.prefix == section) else {
+        let known: Vec<&str> = keys::sections().iter().map(|section| section.prefix).collect();
+        return refuse(format!("sections: {}", known[1..].join(", ")));
+    };
+    // The official names that are not the flags' names.
+    let field = match (section.prefix, field) {
+        ("training", "batch_size") => "micro-batch-size",
+        ("adapter", "type") => "adapter-type",
+        _ => field,
+    };
+    if let Some(key) = section.keys.iter().find(|key| key.is_called(field)) {
+        return Ok(key);
+    }
+    match (keys::find(field), keys::nearest(field)) {
+        (Some(key), _) => refuse(format!("did you mean {}.{}?", keys::section_of(key), key.name)),
+        (None, Some(known)) => refuse(format!("did you mean {}.{known}?", section.prefix)),
+        (None, None) => refuse("`gpart-dist config metamath` lists all settings".to_owned()),
+    }
 }
 
 /// What the `GPART_*` variables say. One that is close to a key's name is an error; others, which may belong to
@@ -228,18 +301,40 @@ fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
-/// Models that a short name stands for.
-const SHORT_NAMES: [&str; 6] =
-    ["Llama-3.1-8B", "Qwen2.5-0.5B", "Qwen2.5-3B", "Qwen2.5-7B", "gemma-7b", "Mistral-7B-v0.1"];
+/// Models that a short name stands for, and their owners on the hub.
+const SHORT_NAMES: [(&str, &str); 6] = [
+    ("Llama-3.1-8B", "meta-llama"),
+    ("Qwen2.5-0.5B", "Qwen"),
+    ("Qwen2.5-3B", "Qwen"),
+    ("Qwen2.5-7B", "Qwen"),
+    ("gemma-7b", "google"),
+    ("Mistral-7B-v0.1", "mistralai"),
+];
 
 /// Whether `model` is the short name of a model on a hub, such as `Llama-3.1-8B`.
 pub fn is_short_name(model: &str) -> bool {
-    SHORT_NAMES.contains(&model)
+    SHORT_NAMES.iter().any(|(name, _)| *name == model)
+}
+
+/// The name on the hub, `owner/name`, that a location stands for: a short name, or a name that is spelt like one
+/// and is no path on this disk.
+pub fn hub_id(location: &str) -> Option<String> {
+    let path = Path::new(location);
+    if path.exists() {
+        return None;
+    }
+    match SHORT_NAMES.iter().find(|(name, _)| *name == location) {
+        Some((name, owner)) => Some(format!("{owner}/{name}")),
+        None => {
+            let has_folder = path.parent().is_some_and(Path::exists);
+            (is_owner_and_name(location) && !has_folder).then(|| location.to_owned())
+        }
+    }
 }
 
 /// Whether a location is spelt like a name on a hub, `owner/name`. Whether such a path exists is another question.
 pub fn is_owner_and_name(location: &str) -> bool {
-    let is_data_file = location.ends_with(".json") || location.ends_with(".jsonl");
+    let is_data_file = [".json", ".jsonl", ".parquet"].iter().any(|end| location.ends_with(end));
     let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
     let path = Path::new(location);
     path.components().count() == 2
@@ -249,10 +344,16 @@ pub fn is_owner_and_name(location: &str) -> bool {
         && !is_data_file
 }
 
+/// Templates that are no file.
+const TEMPLATES: [&str; 2] = ["official", "chat"];
+
 /// A location in a settings file is relative to that file, unless it can only be a name on the hub: a short
 /// name or `owner/name`, where no such path lies beside the file.
 fn relative_to(folder: &Path, location: &str) -> String {
     let beside = folder.join(location);
+    if TEMPLATES.contains(&location) {
+        return location.to_owned();
+    }
     if (is_owner_and_name(location) || is_short_name(location)) && !beside.exists() {
         location.to_owned()
     } else {

@@ -10,6 +10,7 @@
 //! A setting that was asked for is used, or refused with a message, or (where it can do no harm) named in a
 //! warning: never dropped silently.
 
+mod adopt;
 mod args;
 mod choices;
 mod error;
@@ -27,15 +28,16 @@ mod value;
 
 pub use args::TrainArgs;
 pub use choices::{
-    AdapterType, AssignmentBackend, Comm, Device, Dtype, LogLevel, LrScheduler, Progress, ReportTo, Resume,
+    AdapterType, AssignmentBackend, Bias, Comm, Device, Dtype, GroupingStrategy, LogLevel, LrScheduler,
+    PartitionScope, Progress, ReportTo, Resume, Task, TrainOn,
 };
 pub use error::ConfigError;
 pub use identity::{Change, diff_identity, fingerprint_keys};
 pub use keys::{Key, Role, Section, sections};
-pub use layer::{RESERVED_VARIABLES, Source, is_owner_and_name, is_short_name};
+pub use layer::{RESERVED_VARIABLES, Source, hub_id, is_owner_and_name, is_short_name};
 pub use presets::{Preset, list_presets};
 pub use render::{Row, render};
 pub use resolve::{Resolved, resolve};
 pub use run_name::run_name;
-pub use train_config::TrainConfig;
+pub use train_config::{TargetModules, TrainConfig};
 pub use value::Kind;

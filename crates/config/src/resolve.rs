@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::keys::keys;
+use crate::keys::{Role, keys};
 use crate::layer::{self, Layer, Setting, Source};
-use crate::{ConfigError, Dtype, TrainArgs, TrainConfig, presets, run_name};
+use crate::value::{ALL_LINEAR, REGEX};
+use crate::{ConfigError, Dtype, Task, TrainArgs, TrainConfig, presets, run_name};
 
 /// A configuration and where it comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,23 +26,9 @@ impl Resolved {
     pub fn source(&self, key: &str) -> &Source {
         self.provenance.get(key).unwrap_or(&Source::Default)
     }
-
-    /// Takes `threads` and `dtype` over from the run that is being resumed, where they were not given now: bits
-    /// depend on both, and a user should not have to repeat them. To be called before
-    /// [`diff_identity`](crate::diff_identity).
-    pub fn keep_from(&mut self, old: &TrainConfig) {
-        if *self.source("threads") == Source::Default && self.config.threads != old.threads {
-            self.config.threads = old.threads;
-            self.provenance.insert("threads", Source::ResumedRun);
-        }
-        if *self.source("dtype") == Source::Default && self.config.dtype != old.dtype {
-            self.config.dtype = old.dtype;
-            self.provenance.insert("dtype", Source::ResumedRun);
-        }
-    }
 }
 
-/// Resolves the settings of a run. `environment` is the process's variables, of which only those that start with
+/// Resolves the settings of a run of `task`. `environment` is the process's variables, of which only those that start with
 /// `GPART_` are looked at; nothing else of the environment is read. `preset_folders` are searched in order.
 ///
 /// Relative `model`, `data` and `eval-data` of a file become relative to the working folder; other relative
@@ -50,6 +37,7 @@ impl Resolved {
 /// # Errors
 /// The first setting that cannot be used, with its value and origin: see [`ConfigError`].
 pub fn resolve(
+    task: Task,
     args: &TrainArgs,
     environment: impl Iterator<Item = (String, String)>,
     preset_folders: &[PathBuf],
@@ -59,11 +47,13 @@ pub fn resolve(
     let flags = layer::from_flags(args)?;
     let named_by = |key| flags.get(key).or(environment.get(key)).cloned();
 
-    let mut layers = vec![layer::defaults()];
+    let mut layers = vec![layer::defaults(), layer::of_task(task)];
     if let Some(preset) = named_by("preset") {
-        let path = presets::find(&preset.typed, &preset.origin, preset_folders)?;
-        let origin = |line| Source::Preset { name: preset.typed.clone(), path: path.clone(), line };
-        layers.push(layer::from_file(&path, origin)?);
+        for name in preset.typed.split(',') {
+            let path = presets::find(name, &preset.origin, preset_folders)?;
+            let origin = |line| Source::Preset { name: name.to_owned(), path: path.clone(), line };
+            layers.push(layer::from_file(&path, origin)?);
+        }
     }
     if let Some(file) = named_by("config") {
         let path = PathBuf::from(&file.typed);
@@ -76,12 +66,14 @@ pub fn resolve(
         expand_dtype_switches(&mut layer)?;
         merge(&mut merged, layer);
     }
+    check_required(task, &merged)?;
     settle_batch_size(&mut merged)?;
-    refuse_what_is_not_built(&merged)?;
+    settle_backend(&mut merged)?;
     check_pairs(&merged)?;
+    refuse_what_is_not_built(&merged)?;
     warn(&merged, &mut warnings);
 
-    let config = typed(&merged);
+    let config = typed(task, &merged);
     check_run_name(&config)?;
     let provenance = merged.into_iter().map(|(key, setting)| (key, setting.origin)).collect();
     Ok(Resolved { config, provenance, warnings })
@@ -191,18 +183,6 @@ fn refuse_what_is_not_built(merged: &Layer) -> Result<(), ConfigError> {
             "GPart's one size is --d; leave this out",
         )?;
     }
-    refuse(
-        "assignment-backend",
-        &|value| *value == "materialized",
-        "the materialized backend is not built",
-        "use --assignment-backend stateless, the default; the partition differs from a materialized one's",
-    )?;
-    refuse(
-        "init-bound",
-        &|value| value.as_f64() != Some(0.0),
-        "a random start of θ is not built",
-        "leave it at 0: θ starts at zero, so that training starts from the model as it is",
-    )?;
     refuse("device", &|value| *value == "cuda", "this version computes on the CPU", "use --device cpu")?;
     refuse("comm", &|value| *value == "nccl", "this version's ranks talk over MPI", "use --comm mpi")?;
     let above_one = |value: &Value| value.as_i64() != Some(1);
@@ -216,27 +196,92 @@ fn refuse_what_is_not_built(merged: &Layer) -> Result<(), ConfigError> {
 }
 
 fn is_given(merged: &Layer, key: &str) -> bool {
-    merged.get(key).is_some_and(|setting| !setting.value.is_null() && setting.origin != Source::Default)
+    let built_in = |origin: &Source| matches!(origin, Source::Default | Source::Command(_));
+    merged.get(key).is_some_and(|setting| !setting.value.is_null() && !built_in(&setting.origin))
 }
 
-/// Settings that need another one.
-fn check_pairs(merged: &Layer) -> Result<(), ConfigError> {
-    match merged.get("eval-steps") {
-        Some(steps) if is_given(merged, "eval-steps") && !is_given(merged, "eval-data") => {
-            Err(ConfigError::Conflict {
-                message: format!("eval-steps {} ({}) has no data to measure", steps.typed, steps.origin),
-                hint: "name held-out rows with --eval-data FILE".to_owned(),
-            })
-        }
-        _ => Ok(()),
+/// Settings that no default can stand in for.
+fn check_required(task: Task, merged: &Layer) -> Result<(), ConfigError> {
+    let missing = keys().find(|key| key.role == Role::Required && !merged.contains_key(key.name));
+    missing.map_or(Ok(()), |key| {
+        Err(ConfigError::Missing { task, key: key.name, expected: key.kind.expected() })
+    })
+}
+
+/// Groups by sign and size exist in the materialized backend alone, so asking for the one asks for the other.
+fn settle_backend(merged: &mut Layer) -> Result<(), ConfigError> {
+    let by_size = merged.get("grouping-strategy").filter(|s| s.value == "signed_magnitude").cloned();
+    let (Some(strategy), Some(backend)) = (by_size, merged.get_mut("assignment-backend")) else {
+        return Ok(());
+    };
+    if backend.value == "materialized" {
+        return Ok(());
     }
+    if backend.origin != Source::Default {
+        return Err(ConfigError::Conflict {
+            message: format!(
+                "grouping-strategy signed_magnitude ({}) and assignment-backend {} ({}) cannot be combined",
+                strategy.origin, backend.typed, backend.origin
+            ),
+            hint: "groups by sign and size need --assignment-backend materialized".to_owned(),
+        });
+    }
+    let typed = "materialized".to_owned();
+    let origin = Source::Derived("grouping-strategy".to_owned());
+    *backend = Setting { value: Value::from(typed.as_str()), typed, origin };
+    Ok(())
+}
+
+/// Settings that need another one, or cannot stand beside it.
+fn check_pairs(merged: &Layer) -> Result<(), ConfigError> {
+    let conflict =
+        |message: String, hint: &str| Err(ConfigError::Conflict { message, hint: hint.to_owned() });
+    let held_out =
+        ["eval-data", "validation-split"].map(|key| merged.get(key).filter(|_| is_given(merged, key)));
+    if let [Some(data), Some(split)] = held_out {
+        let message = format!(
+            "eval-data {} ({}) and validation-split {} ({}) both say what is held out",
+            data.typed, data.origin, split.typed, split.origin
+        );
+        return conflict(message, "give one of the two");
+    }
+    if let (Some(steps), [None, None]) = (merged.get("eval-steps"), held_out)
+        && is_given(merged, "eval-steps")
+    {
+        let message = format!("eval-steps {} ({}) has no data to measure", steps.typed, steps.origin);
+        return conflict(message, "name held-out rows with --eval-data FILE or --validation-split X");
+    }
+    let sorted = merged.get("grouping-strategy").filter(|setting| setting.value == "signed_magnitude");
+    for key in ["dp-shard", "pp"] {
+        if let (Some(strategy), Some(degree)) = (sorted, merged.get(key))
+            && degree.value.as_i64() != Some(1)
+        {
+            let message = format!(
+                "grouping-strategy signed_magnitude ({}) needs every weight on every rank, but {key} is {} ({})",
+                strategy.origin, degree.typed, degree.origin
+            );
+            return conflict(message, "leave dp-shard and pp at 1, or use --grouping-strategy random");
+        }
+    }
+    if let (Some(layers), Some(targets)) = (merged.get("layers-to-transform"), merged.get("target-modules")) {
+        let text = targets.typed.as_str();
+        if is_given(merged, "layers-to-transform") && (text.starts_with(REGEX) || text == ALL_LINEAR) {
+            let message = format!(
+                "layers-to-transform {} ({}) and target-modules {text} ({}) cannot be combined",
+                layers.typed, layers.origin, targets.origin
+            );
+            return conflict(message, "name the modules, or put the blocks into the expression");
+        }
+    }
+    Ok(())
 }
 
 /// What was asked for and has no effect, and deprecated names.
 fn warn(merged: &Layer, warnings: &mut Vec<String>) {
     // A preset or file may well be written for more than one use; a flag or variable is meant for this run.
     let is_for_this_run = |setting: &&Setting| {
-        !setting.value.is_null() && matches!(setting.origin, Source::Flag(_) | Source::Environment(_))
+        let given = matches!(setting.origin, Source::Flag(_) | Source::Override(_) | Source::Environment(_));
+        !setting.value.is_null() && given
     };
     let mut without_effect = |key: &str, condition: bool, why: &str| {
         if let Some(setting) = merged.get(key).filter(is_for_this_run).filter(|_| condition) {
@@ -251,26 +296,28 @@ fn warn(merged: &Layer, warnings: &mut Vec<String>) {
         "the constant schedule has no warm-up",
     );
     without_effect("epochs", is_given(merged, "max-steps"), "max-steps decides the number of steps");
-    without_effect("eval-batch-size", !is_given(merged, "eval-data"), "there is no eval-data");
+    let held_out = is_given(merged, "eval-data") || is_given(merged, "validation-split");
+    without_effect("eval-batch-size", !held_out, "there is no held-out data");
+    let start = is_given(merged, "init-adapter");
+    without_effect("init-bound", start, "θ starts from init-adapter");
     without_effect("sample-tokens", !is_given(merged, "sample-prompt"), "there is no sample-prompt");
     without_effect("output-root-dir", is_given(merged, "output"), "output names the folder");
-    if let Some(backend) =
-        merged.get("assignment-backend").filter(|backend| backend.typed == "implicit_stateless_v1")
+    if let Some(Setting { value, typed, origin }) = merged.get("assignment-backend")
+        && ["implicit_stateless_v1", "legacy_streaming"].contains(&typed.as_str())
     {
-        let origin = &backend.origin;
-        warnings.push(format!(
-            "assignment-backend implicit_stateless_v1 ({origin}) is a deprecated name of stateless"
-        ));
+        let name = value.as_str().unwrap_or_default();
+        warnings.push(format!("assignment-backend {typed} ({origin}) is a deprecated name of {name}"));
     }
 }
 
 /// The typed struct. Every key's value was checked against the table, whose kinds are the fields' types.
-fn typed(merged: &Layer) -> TrainConfig {
+fn typed(task: Task, merged: &Layer) -> TrainConfig {
     let value_of = |key: &'static str| merged.get(key).map_or(Value::Null, |setting| setting.value.clone());
     let mut values: Map<String, Value> =
         keys().map(|key| (key.name.to_owned(), value_of(key.name))).collect();
     let model_name = merged.get("model").map(|setting| setting.typed.clone());
     values.insert("model-name".to_owned(), Value::from(model_name));
+    values.insert("task".to_owned(), Value::from(task.to_string()));
     serde_json::from_value(Value::Object(values)).expect("the table's kinds are the fields' types")
 }
 

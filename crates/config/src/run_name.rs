@@ -1,6 +1,8 @@
 //! The official pattern of a run's name, which is its output folder's name too.
 
-use crate::TrainConfig;
+use std::path::Path;
+
+use crate::{Task, TrainConfig};
 
 /// Name of the run: the parts of the official script in its order, so that a folder made by either is found by
 /// the other. Example:
@@ -8,7 +10,7 @@ use crate::TrainConfig;
 pub fn run_name(config: &TrainConfig) -> String {
     let prompt = if config.use_system_prompt { "sysprompt" } else { "nosysprompt" };
     let mut parts = vec![
-        "metamath".to_owned(),
+        first_part(config),
         sanitize(&config.model_name),
         config.adapter_type.to_string(),
         format!("d{}", config.d),
@@ -25,6 +27,20 @@ pub fn run_name(config: &TrainConfig) -> String {
     ];
     parts.extend(config.max_samples.map(|rows| format!("n{rows}")));
     parts.join("_")
+}
+
+/// The command; with rows of one's own, their name too.
+fn first_part(config: &TrainConfig) -> String {
+    match config.task {
+        Task::Metamath => "metamath".to_owned(),
+        Task::Train => {
+            let path = Path::new(&config.data);
+            let is_file = path.extension().is_some();
+            let name = if is_file { path.file_stem() } else { Some(path.as_os_str()) };
+            let name = sanitize(&name.unwrap_or_default().to_string_lossy());
+            if name.is_empty() { "train".to_owned() } else { format!("train_{name}") }
+        }
+    }
 }
 
 /// A model's name as part of a folder's name: slashes and every other run of characters outside letters,

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::choices::{
-    AdapterType, AssignmentBackend, Comm, Device, Dtype, LogLevel, LrScheduler, Progress, ReportTo, Resume,
+    AdapterType, AssignmentBackend, Bias, Comm, Device, Dtype, GroupingStrategy, LogLevel, LrScheduler,
+    PartitionScope, Progress, ReportTo, Resume, Task, TrainOn,
 };
-use crate::run_name;
+use crate::{run_name, value};
 
 /// Settings of a run, checked. Written to `run.json` under the keys' names; what each one means is the help of
 /// the key of that name in [`sections`](crate::sections).
@@ -15,10 +16,12 @@ use crate::run_name;
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the table of keys documents each field once, for the help as well")]
 pub struct TrainConfig {
+    pub task: Task,
     /// Path or hub id; relative to the working folder even where a settings file named it.
     pub model: String,
     /// `model` as it was typed: part of the run's name.
     pub model_name: String,
+    pub revision: Option<String>,
     pub eos_token: Option<String>,
     pub adapter_type: AdapterType,
     pub d: usize,
@@ -28,11 +31,25 @@ pub struct TrainConfig {
     pub proj_seed: i128,
     pub isometric: bool,
     pub assignment_backend: AssignmentBackend,
-    /// As given; the order has no meaning.
+    pub grouping_strategy: GroupingStrategy,
+    pub partition_scope: PartitionScope,
+    /// As given; the order has no meaning. See [`TrainConfig::targets`].
     pub target_modules: Vec<String>,
+    pub layers_to_transform: Option<Vec<u64>>,
+    pub layers_pattern: Option<Vec<String>>,
+    pub bias: Bias,
+    pub init_adapter: Option<PathBuf>,
 
     /// Path or hub id; relative to the working folder even where a settings file named it.
     pub data: String,
+    pub query_field: String,
+    pub response_field: String,
+    /// None: by the rows.
+    pub template: Option<String>,
+    pub train_on: TrainOn,
+    /// Below 1 a share of the rows, from 1 on a number of rows.
+    pub validation_split: Option<f64>,
+    pub show_samples: Option<usize>,
     pub max_samples: Option<usize>,
     pub max_seq_length: usize,
     pub use_system_prompt: bool,
@@ -90,11 +107,31 @@ impl TrainConfig {
         self.micro_batch_size.saturating_mul(self.accumulation_steps)
     }
 
+    /// Which modules `target_modules` means.
+    pub fn targets(&self) -> TargetModules<'_> {
+        match self.target_modules.as_slice() {
+            [one] if one == value::ALL_LINEAR => TargetModules::AllLinear,
+            [one] if one.starts_with(value::REGEX) => TargetModules::Regex(&one[value::REGEX.len()..]),
+            names => TargetModules::Names(names),
+        }
+    }
+
     /// The output folder: `--output`, else a folder named after the run in `--output-root-dir`.
     pub fn output_dir(&self) -> PathBuf {
         let named = || Path::new(&self.output_root_dir).join(run_name(self));
         self.output.clone().unwrap_or_else(named)
     }
+}
+
+/// Target modules as written: names, one regular expression, or all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetModules<'a> {
+    /// Names, whole or trailing components.
+    Names(&'a [String]),
+    /// A regular expression over full names.
+    Regex(&'a str),
+    /// Every linear module of the blocks.
+    AllLinear,
 }
 
 /// A seed of up to 128 bits: a JSON number where it fits in 64 bits, else text, which no JSON reader rounds.

@@ -35,6 +35,10 @@ pub enum Kind {
     Choice(fn() -> Vec<PossibleValue>),
     /// Names separated by commas; an array in TOML.
     List,
+    /// Names as in [`Kind::List`], or alone `all-linear` or `regex:EXPRESSION`.
+    Targets,
+    /// Whole numbers from 0 separated by commas; a number or an array in TOML.
+    Numbers,
 }
 
 impl Kind {
@@ -65,6 +69,10 @@ impl Kind {
                 .find(|value| value.matches(text, false))
                 .map(|value| Value::from(value.get_name())),
             Kind::List => list(text.split(',')),
+            // Commas in an expression do not separate.
+            Kind::Targets if text.starts_with(REGEX) => targets(std::iter::once(text)),
+            Kind::Targets => targets(text.split(',')),
+            Kind::Numbers => numbers(text.split(',').map(str::to_owned)),
         };
         value.ok_or_else(|| self.expected())
     }
@@ -83,12 +91,26 @@ impl Kind {
             (Kind::Bool, DeValue::Boolean(value)) => Ok(Value::Bool(*value)),
             // TOML's integers end at 64 bits, so a wider one has to be written in quotes.
             (
-                Kind::Text | Kind::Path | Kind::Location | Kind::Choice(_) | Kind::List | Kind::WideInt,
+                Kind::Text
+                | Kind::Path
+                | Kind::Location
+                | Kind::Choice(_)
+                | Kind::List
+                | Kind::Targets
+                | Kind::WideInt,
                 DeValue::String(text),
             ) => self.parse(text),
-            (Kind::List, DeValue::Array(items)) => {
+            (Kind::List | Kind::Targets, DeValue::Array(items)) => {
                 let names: Option<Vec<_>> = items.iter().map(|item| item.get_ref().as_str()).collect();
-                names.and_then(|names| list(names.into_iter())).ok_or_else(|| self.expected())
+                let names = names.ok_or_else(|| self.expected())?.into_iter();
+                let value = if matches!(self, Kind::List) { list(names) } else { targets(names) };
+                value.ok_or_else(|| self.expected())
+            }
+            (Kind::Numbers, DeValue::Integer(number)) => self.parse(number.as_str()),
+            (Kind::Numbers, DeValue::Array(items)) => {
+                let number = |item: &DeValue<'_>| item.as_integer().map(|number| number.as_str().to_owned());
+                let texts: Option<Vec<_>> = items.iter().map(|item| number(item.get_ref())).collect();
+                texts.and_then(|texts| numbers(texts.into_iter())).ok_or_else(|| self.expected())
             }
             _ => Err(self.expected()),
         }
@@ -111,6 +133,8 @@ impl Kind {
                 if names.len() == 1 { names[0].clone() } else { format!("one of {}", names.join(", ")) }
             }
             Kind::List => "names separated by commas".to_owned(),
+            Kind::Targets => "names separated by commas, or all-linear or regex:EXPRESSION alone".to_owned(),
+            Kind::Numbers => "whole numbers from 0, separated by commas".to_owned(),
         }
     }
 
@@ -123,7 +147,8 @@ impl Kind {
             Kind::Text => "TEXT",
             Kind::Path | Kind::Location => "PATH",
             Kind::Choice(_) => "CHOICE",
-            Kind::List => "NAMES",
+            Kind::List | Kind::Targets => "NAMES",
+            Kind::Numbers => "N,N",
         }
     }
 }
@@ -136,4 +161,22 @@ fn wide_int(number: i128) -> Value {
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> Option<Value> {
     let names: Vec<_> = names.map(str::trim).collect();
     (!names.is_empty() && names.iter().all(|name| !name.is_empty())).then(|| Value::from(names))
+}
+
+/// What a regular expression among the target modules starts with.
+pub(crate) const REGEX: &str = "regex:";
+
+/// The name that stands for every linear module of the blocks.
+pub(crate) const ALL_LINEAR: &str = "all-linear";
+
+fn targets<'a>(names: impl Iterator<Item = &'a str>) -> Option<Value> {
+    let names: Vec<_> = names.collect();
+    let special = |name: &&str| name.starts_with(REGEX) || *name == ALL_LINEAR;
+    let fits = (names.len() == 1 || !names.iter().any(special)) && !names.contains(&REGEX);
+    list(names.into_iter()).filter(|_| fits)
+}
+
+fn numbers(texts: impl Iterator<Item = String>) -> Option<Value> {
+    let numbers: Option<Vec<u32>> = texts.map(|text| text.trim().parse().ok()).collect();
+    numbers.filter(|numbers| !numbers.is_empty()).map(Value::from)
 }

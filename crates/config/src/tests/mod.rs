@@ -10,7 +10,7 @@ use clap::Parser;
 use miette::Diagnostic;
 use tempfile::TempDir;
 
-use crate::{ConfigError, Resolved, TrainArgs, resolve};
+use crate::{ConfigError, Resolved, Task, TrainArgs, resolve};
 
 #[derive(Parser)]
 struct Cli {
@@ -48,7 +48,7 @@ fn resolve_in(folder: &TempDir, written: Written<'_>) -> Result<Resolved, Config
     let args = parse(&flags.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
     let environment =
         written.environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    resolve(&args, environment, &[presets])
+    resolve(Task::Metamath, &args, environment, &[presets])
 }
 
 fn resolved(written: Written<'_>) -> Resolved {

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    AssignmentBackend, Dtype, LrScheduler, Resume, Source, TrainConfig, diff_identity, fingerprint_keys,
-    list_presets, render, run_name, sections,
+    AssignmentBackend, Dtype, LrScheduler, Resume, Source, TargetModules, TrainConfig, TrainOn,
+    diff_identity, fingerprint_keys, list_presets, render, run_name, sections,
 };
 
 #[test]
@@ -172,7 +172,9 @@ fn locations_in_a_file_are_relative_to_it() {
     let check = |text: &str, key: &str, expect: &str| {
         fs::write(presets.join("d/d.toml"), text).unwrap();
         let args = parse(&["--preset=d"]).unwrap();
-        let config = resolve(&args, std::iter::empty(), std::slice::from_ref(&presets)).unwrap().config;
+        let config = resolve(Task::Metamath, &args, std::iter::empty(), std::slice::from_ref(&presets))
+            .unwrap()
+            .config;
         let value = crate::identity::as_json(&config)[key].as_str().unwrap().to_owned();
         assert_eq!(value.replace(presets.to_str().unwrap(), "P"), expect, "{text}");
     };
@@ -208,7 +210,7 @@ fn presets_are_listed() {
             .contains("d cannot")
     );
     let args = parse(&["--preset=x"]).unwrap();
-    let error = resolve(&args, std::iter::empty(), &folders).unwrap_err();
+    let error = resolve(Task::Metamath, &args, std::iter::empty(), &folders).unwrap_err();
     assert_eq!(error.help().unwrap().to_string(), "presets: a, b");
 }
 
@@ -286,7 +288,8 @@ fn every_setting_is_listed() {
 fn shipped_demo_resolves() {
     let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
     let args = parse(&["--preset=demo"]).unwrap();
-    let resolved = resolve(&args, std::iter::empty(), std::slice::from_ref(&configs)).unwrap();
+    let resolved =
+        resolve(Task::Metamath, &args, std::iter::empty(), std::slice::from_ref(&configs)).unwrap();
     let config = &resolved.config;
     assert_eq!(
         (config.d, config.learning_rate, config.epochs, config.global_batch_size()),
@@ -300,4 +303,86 @@ fn shipped_demo_resolves() {
     let prompt = format!("Question: {}\nAnswer:", held_out[0]["query"].as_str().unwrap());
     assert_eq!(config.sample_prompt.as_deref(), Some(prompt.as_str()));
     assert_eq!(resolved.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn train_needs_its_own_model_and_data() {
+    let of_train = |flags: &[&str]| resolve(Task::Train, &parse(flags).unwrap(), std::iter::empty(), &[]);
+    let check = |flags: &[&str], expect: &str| {
+        let error = of_train(flags).unwrap_err();
+        assert_eq!(format!("{error} | {}", error.help().unwrap()), expect);
+    };
+    check(&["--data=d.jsonl"], "train needs --model | give --model a path or a hub id, not empty");
+    check(&["--model=m"], "train needs --data | give --data a path or a hub id, not empty");
+    let resolved = of_train(&["--model=m", "--data=My rows.jsonl"]).unwrap();
+    assert_eq!((resolved.config.task, resolved.config.train_on), (Task::Train, TrainOn::Responses));
+    assert!(crate::run_name(&resolved.config).starts_with("train_my-rows_m_gpart_d524288"));
+    let official = of_flags(&[]);
+    assert_eq!(
+        (official.config.model.as_str(), official.config.train_on),
+        ("mistralai/Mistral-7B-v0.1", TrainOn::All)
+    );
+    assert_eq!(official.source("data").to_string(), "default of metamath");
+}
+
+#[test]
+fn overrides_are_settings() {
+    let typed = "adapter.d 16384 training.lr 1e-3 training.batch_size 4 adapter.isometric False \
+        adapter.proj_seed -3 data.max_samples none --epochs 3 adapter.target_modules regex:.*q_proj";
+    let resolved = of_flags(&typed.replace("False", "false").split_whitespace().collect::<Vec<_>>());
+    let config = &resolved.config;
+    assert_eq!((config.d, config.learning_rate, config.micro_batch_size), (16384, 1e-3, 4));
+    assert_eq!(
+        (config.isometric, config.proj_seed, config.max_samples, config.epochs),
+        (false, -3, None, 3.0)
+    );
+    assert_eq!(config.targets(), TargetModules::Regex(".*q_proj"));
+    assert_eq!(resolved.source("d").to_string(), "override adapter.d");
+}
+
+#[test]
+fn presets_are_combined_from_left_to_right() {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("a.toml"), "d = 1\nseed = 1").unwrap();
+    fs::write(folder.path().join("b.toml"), "seed = 2").unwrap();
+    let args = parse(&["--preset=a,b"]).unwrap();
+    let folders = [folder.path().to_owned()];
+    let resolved = resolve(Task::Metamath, &args, std::iter::empty(), &folders).unwrap();
+    assert_eq!((resolved.config.d, resolved.config.seed), (1, 2));
+}
+
+#[test]
+fn modules_are_named_in_three_ways() {
+    let targets = |text: &str| of_flags(&[&format!("--target-modules={text}")]).config.target_modules;
+    assert_eq!(targets("q_proj, v_proj"), ["q_proj", "v_proj"]);
+    assert_eq!(targets("regex:.{1,2}_proj"), ["regex:.{1,2}_proj"]);
+    assert_eq!(of_flags(&["--target-modules=all-linear"]).config.targets(), TargetModules::AllLinear);
+    let file = Written {
+        file: Some("layers-to-transform = [0, 3]\ntarget-modules = [\"q\"]"),
+        ..Written::default()
+    };
+    assert_eq!(resolved(file).config.layers_to_transform, Some(vec![0, 3]));
+    assert_eq!(of_flags(&["--layers-to-transform=4,5"]).config.layers_to_transform, Some(vec![4, 5]));
+}
+
+#[test]
+fn an_adapters_partition_is_taken_over() {
+    let settings =
+        || vec![("d", Value::from(7)), ("target-modules", serde_json::json!(["v_proj", "q_proj"]))];
+    let folder = Path::new("a");
+    let mut resolved = of_flags(&["--target-modules=q_proj,v_proj"]);
+    resolved.take_from_adapter(folder, settings()).unwrap();
+    assert_eq!((resolved.config.d, resolved.config.target_modules.len()), (7, 2));
+    assert_eq!(resolved.source("d").to_string(), "the adapter in a");
+    let error = of_flags(&["--d=8"]).take_from_adapter(folder, settings()).unwrap_err().to_string();
+    assert_eq!(error, "d is 8 (flag --d), but 7 in the adapter in a");
+    let wrong = vec![("partition-scope", Value::from("nowhere"))];
+    assert!(of_flags(&[]).take_from_adapter(folder, wrong).is_err());
+}
+
+#[test]
+fn groups_by_size_bring_their_backend() {
+    let resolved = of_flags(&["--grouping-strategy=signed_magnitude"]);
+    assert_eq!(resolved.config.assignment_backend, crate::AssignmentBackend::Materialized);
+    assert_eq!(resolved.source("assignment-backend").to_string(), "from grouping-strategy");
 }
