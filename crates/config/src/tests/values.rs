@@ -386,3 +386,30 @@ fn groups_by_size_bring_their_backend() {
     assert_eq!(resolved.config.assignment_backend, crate::AssignmentBackend::Materialized);
     assert_eq!(resolved.source("assignment-backend").to_string(), "from grouping-strategy");
 }
+
+#[test]
+fn shipped_presets_have_the_official_values() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let plain = of_flags(&[]).config;
+    let folders = [configs];
+    let names: Vec<String> = list_presets(&folders).into_iter().map(|preset| preset.name).collect();
+    let models = ["gemma-7b", "llama-3.1-8b", "mistral-7b", "qwen2.5-0.5b", "qwen2.5-3b", "qwen2.5-7b"];
+    for name in models {
+        assert!(names.iter().any(|known| known == name), "{names:?}");
+        let args = parse(&[&format!("--preset=official,{name}")]).unwrap();
+        let resolved = resolve(Task::Metamath, &args, std::iter::empty(), &folders).unwrap();
+        let config = &resolved.config;
+        assert!(crate::is_short_name(&config.model), "{name}: {}", config.model);
+        assert_eq!(config.d, if name == "qwen2.5-0.5b" { 131_072 } else { 524_288 }, "{name}");
+        assert_eq!(
+            (config.dtype, config.assignment_backend),
+            (Dtype::Bfloat16, AssignmentBackend::Materialized)
+        );
+        let mut same = plain.clone();
+        same.model.clone_from(&config.model);
+        same.model_name.clone_from(&config.model_name);
+        (same.d, same.dtype, same.assignment_backend) = (config.d, config.dtype, config.assignment_backend);
+        same.report_to = config.report_to;
+        assert_eq!(*config, same, "{name} changes something else");
+    }
+}
