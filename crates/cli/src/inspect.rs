@@ -1,12 +1,12 @@
 //! `inspect partition | adapter | checkpoint | model`.
 
+mod partition;
+
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use miette::Diagnostic;
-use partition::{Seed, Stateless};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::exit::Exit;
 use crate::{fail, format};
@@ -15,38 +15,13 @@ use crate::{fail, format};
 #[derive(Subcommand)]
 pub enum Inspect {
     /// Group ids, sizes and scales of a run of weights, as JSON
-    Partition(PartitionArgs),
+    Partition(partition::PartitionArgs),
     /// Configuration and statistics of an adapter folder
     Adapter(PathArgs),
     /// Step, settings and soundness of a checkpoint file, or of those in a run's folder
     Checkpoint(PathArgs),
     /// Shape, tensors and adaptable modules of a model folder
     Model(PathArgs),
-}
-
-/// A partition and a run of weights.
-#[derive(Args)]
-pub struct PartitionArgs {
-    /// How ids are drawn
-    #[arg(long, value_enum, default_value = "stateless")]
-    backend: Backend,
-    /// Seed; taken modulo 2^64
-    #[arg(long, allow_negative_numbers = true, default_value = "42")]
-    seed: i128,
-    /// Number of groups
-    #[arg(long)]
-    d: u64,
-    /// Global index of the first weight
-    #[arg(long, default_value = "0")]
-    start_offset: u64,
-    /// Number of weights
-    #[arg(long)]
-    numel: u64,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Backend {
-    Stateless,
 }
 
 /// A path, and how to print.
@@ -62,7 +37,7 @@ pub struct PathArgs {
 /// Runs an `inspect` command.
 pub fn inspect(what: Inspect) -> Exit {
     let result = match &what {
-        Inspect::Partition(args) => partition(args).map_err(boxed),
+        Inspect::Partition(args) => partition::partition(args),
         Inspect::Adapter(args) => adapter(&args.path).map_err(boxed),
         Inspect::Checkpoint(args) => checkpoint(&args.path, args.json).map_err(boxed),
         Inspect::Model(args) => model(&args.path).map_err(boxed),
@@ -80,54 +55,6 @@ pub fn inspect(what: Inspect) -> Exit {
 
 fn boxed<E: Diagnostic + 'static>(error: E) -> Box<dyn Diagnostic> {
     Box::new(error)
-}
-
-/// Ids at both ends, and SHA-256 over all ids (int64), group sizes (int64) and scales (f32), little-endian.
-fn partition(args: &PartitionArgs) -> Result<Value, partition::PartitionError> {
-    /// Ids shown at each end.
-    const ENDS: u64 = 16;
-    const CHUNK: usize = 1 << 16;
-    /// Sizes of more groups than can be trained would only fill the memory.
-    const LARGEST_COUNTED: u64 = i32::MAX as u64;
-    let Backend::Stateless = args.backend;
-    let partition = Stateless::new(Seed::from(args.seed), args.d)?;
-    let end = args.start_offset.checked_add(args.numel).filter(|end| *end <= partition::MAX_INDEX);
-    let end = end.ok_or(partition::PartitionError::Range { start: args.start_offset, len: args.numel })?;
-    let mut buffer = vec![0u64; CHUNK];
-    let mut ids = Sha256::new();
-    let mut done = 0;
-    while done < args.numel {
-        let chunk = &mut buffer[..CHUNK.min((args.numel - done) as usize)];
-        partition.ids_u64(args.start_offset.saturating_add(done), chunk)?;
-        chunk.iter().for_each(|id| ids.update(id.to_le_bytes()));
-        done += chunk.len() as u64;
-    }
-    let ends = ENDS.min(args.numel);
-    let (mut first, mut last) = (vec![0; ends as usize], vec![0; ends as usize]);
-    partition.ids_u64(args.start_offset, &mut first)?;
-    partition.ids_u64(args.start_offset + (args.numel - ends), &mut last)?;
-    let mut facts = json!({
-        "seed": shown_seed(args.seed),
-        "d": args.d,
-        "start_offset": args.start_offset,
-        "numel": args.numel,
-        "first": first,
-        "last": last,
-        "ids_sha256": hex(&ids.finalize()),
-    });
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    if args.d > LARGEST_COUNTED {
-        return Ok(facts);
-    }
-    let counts = partition::count_parallel(&partition, args.start_offset..end, threads)?;
-    let scales = partition::scales(&counts, true);
-    let mut hasher = Sha256::new();
-    counts.iter().for_each(|count| hasher.update(count.to_le_bytes()));
-    facts["counts_sha256"] = hex(&hasher.finalize()).into();
-    let mut hasher = Sha256::new();
-    scales.iter().for_each(|scale| hasher.update(scale.to_le_bytes()));
-    facts["scales_sha256"] = hex(&hasher.finalize()).into();
-    Ok(facts)
 }
 
 /// A seed as a JSON number where it fits, else as text.

@@ -3,15 +3,21 @@
 
 mod exit;
 mod format;
+mod host;
 mod inspect;
 mod logging;
-mod metamath;
+mod manual;
+mod merge;
+mod plan;
 mod report;
+mod samples;
+mod sources;
 mod terminal;
+mod train;
 mod ui;
 
 use clap::{Args, Parser, Subcommand};
-use config::TrainArgs;
+use config::{Task, TrainArgs};
 
 use exit::Exit;
 
@@ -27,18 +33,31 @@ struct Cli {
 enum Command {
     /// Fine-tune on MetaMathQA; alone, or under mpirun on any number of ranks
     Metamath(Box<TrainArgs>),
+    /// Fine-tune on rows of your own: questions and answers, or chats
+    Train(Box<TrainArgs>),
+    /// What a run would need and move, without running it: memory, traffic, steps, time, warnings
+    #[command(subcommand)]
+    Plan(plan::PlanOf),
     /// Show the resolved settings of a command and where each value came from
     #[command(subcommand)]
     Config(ConfigOf),
+    /// Make a plain checkpoint out of a model and an adapter
+    Merge(merge::MergeArgs),
     /// Look into a partition, an adapter, a checkpoint or a model
     #[command(subcommand)]
     Inspect(inspect::Inspect),
+    /// Print a completion script: source it, or put it where your shell looks
+    Completions(manual::CompletionsArgs),
+    /// Write manual pages
+    Man(manual::ManArgs),
 }
 
 #[derive(Subcommand)]
 enum ConfigOf {
     /// Settings of `metamath`
     Metamath(Box<ConfigArgs>),
+    /// Settings of `train`
+    Train(Box<ConfigArgs>),
 }
 
 #[derive(Args)]
@@ -54,16 +73,22 @@ fn main() -> std::process::ExitCode {
     report::end_all_ranks_on_panic();
     let exit = match Cli::try_parse() {
         Ok(cli) => run(cli),
-        Err(error) => metamath::refuse_command_line(&error),
+        Err(error) => train::refuse_command_line(&error),
     };
     std::process::ExitCode::from(exit as u8)
 }
 
 fn run(cli: Cli) -> Exit {
     match cli.command {
-        Command::Metamath(args) => metamath::metamath(&args),
-        Command::Config(ConfigOf::Metamath(args)) => metamath::show_config(&args.train, args.json),
+        Command::Metamath(args) => train::train(Task::Metamath, &args),
+        Command::Train(args) => train::train(Task::Train, &args),
+        Command::Plan(of) => plan::plan(&of),
+        Command::Config(ConfigOf::Metamath(args)) => train::show_config(Task::Metamath, &args.train, args.json),
+        Command::Config(ConfigOf::Train(args)) => train::show_config(Task::Train, &args.train, args.json),
+        Command::Merge(args) => merge::merge(&args),
         Command::Inspect(what) => inspect::inspect(what),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     }
 }
 

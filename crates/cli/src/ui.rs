@@ -71,6 +71,42 @@ impl Ui {
         }
     }
 
+    /// Shows how the download of `id` is getting on.
+    pub fn download(&self, id: &str, event: hub::Event<'_>) {
+        match event {
+            hub::Event::Waiting { .. } => self.line(&format!("waiting for another process that downloads {id} …")),
+            hub::Event::Start { files, bytes: size } => {
+                self.clear();
+                self.line(&format!("downloading {id}: {}, {}", counted(files as u64, "file"), bytes(size)));
+            }
+            hub::Event::File { name, index, of, done, total } => self.file(name, (index, of), done, total),
+            hub::Event::Retry { reason, wait } => {
+                self.warning(&format!("{reason}; trying again in {}", seconds(wait.as_secs_f64())));
+            }
+            _ => {}
+        }
+    }
+
+    fn file(&self, name: &str, (index, of): (usize, usize), done: u64, total: u64) {
+        let message = format!("{name} ({index} of {of})");
+        match self.style {
+            Style::Bar => {
+                let mut state = lock(&self.state);
+                if state.bar.message() != message || state.bar.is_finished() {
+                    state.bar.finish_and_clear();
+                    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stdout());
+                    bar.set_style(style("{msg} {wide_bar:.cyan/black.bright} {bytes}/{total_bytes}  eta {eta}"));
+                    bar.set_message(message);
+                    (state.bar, state.training) = (bar, false);
+                }
+                state.bar.set_position(done);
+            }
+            // One line a file, when it is whole: pipes and logs are read afterwards.
+            Style::Plain if done == total => self.line(&format!("  {message}  {}", bytes(total))),
+            Style::Plain | Style::Silent => {}
+        }
+    }
+
     /// Shows a warning.
     pub fn warning(&self, text: &str) {
         let line = format!("warning: {text}\n");

@@ -44,19 +44,29 @@ pub enum TrainError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Projection(#[from] projection::ProjectionError),
-    /// A name on a hub where this version wants a path.
-    #[error("{what} '{id}' is not on this disk, and this version does not download from a hub")]
+    /// A model's or dataset's name that did not become files.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Hub(#[from] hub::HubError),
+    /// The adapter to start from groups the weights differently.
+    #[error("the adapter in {} belongs to another partition than this run's", folder.display())]
     #[diagnostic(
-        code(input::hub_id),
-        help("download it first (`hf download OWNER/NAME --local-dir DIR`) and give {flag} the local path")
+        code(input::other_partition),
+        help("start from it with --init-adapter alone: what makes its partition is then taken over")
     )]
-    HubId {
-        /// The model or the data.
-        what: &'static str,
-        /// The flag that takes its path.
-        flag: &'static str,
-        /// The name.
-        id: String,
+    OtherPartition {
+        /// The adapter's folder.
+        folder: PathBuf,
+    },
+    /// Groups by sign and size need every adapted weight in memory, once.
+    #[error("the {weights} adapted weights do not fit in memory for sorting")]
+    #[diagnostic(
+        code(run::values_memory),
+        help("use --grouping-strategy random, which needs no table, or adapt fewer modules")
+    )]
+    NoMemoryForValues {
+        /// How many there are.
+        weights: u64,
     },
     /// Another process trains in this folder.
     #[error("another run is active in {}", folder.display())]

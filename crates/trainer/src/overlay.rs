@@ -10,15 +10,48 @@ use tch::{Kind, Tensor};
 
 use crate::TrainError;
 
-/// An adapted linear map of a block.
+/// An adapted weight or bias of a block.
 #[derive(Debug, Clone, Copy)]
-struct AdaptedLinear {
+struct AdaptedTensor {
     kind: LinearKind,
+    part: Part,
     first_index: u64,
     numel: usize,
 }
 
-/// What the overlay writes for one adapted linear map.
+/// Which tensor of a linear map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Dropout applies to its update.
+    Weight,
+    /// Dropout does not.
+    Bias,
+}
+
+impl AdaptedTensor {
+    /// The frozen tensor.
+    fn base<'a>(&self, block: &'a BlockWeights) -> &'a Tensor {
+        let linear = block.linear(self.kind);
+        match (self.part, &linear.bias) {
+            (Part::Bias, Some(bias)) => bias,
+            _ => &linear.weight,
+        }
+    }
+
+    /// Puts what the overlay made into its place: the sum in f32, the update beside it otherwise.
+    fn place(&self, block: &mut BlockWeights, merged: bool, leaf: &Tensor) {
+        let linear = block.linear_mut(self.kind);
+        let leaf = leaf.shallow_clone();
+        match (self.part, merged) {
+            (Part::Weight, true) => linear.weight = leaf,
+            (Part::Weight, false) => linear.delta = Some(leaf),
+            (Part::Bias, true) => linear.bias = Some(leaf),
+            (Part::Bias, false) => linear.delta_bias = Some(leaf),
+        }
+    }
+}
+
+/// What the overlay writes for one adapted tensor.
 #[derive(Debug)]
 struct Buffer {
     /// f32: W + ΔW where the model computes in f32, ΔW otherwise.
@@ -34,7 +67,7 @@ pub struct Overlay<'a> {
     partition: &'a dyn partition::Assignment,
     executor: &'a dyn Executor,
     kind: Kind,
-    by_block: Vec<Vec<AdaptedLinear>>,
+    by_block: Vec<Vec<AdaptedTensor>>,
     /// One set of buffers a block, or a single one that all blocks take turns with.
     slots: Vec<(Content, Vec<Buffer>)>,
 }
@@ -67,20 +100,26 @@ impl<'a> Overlay<'a> {
         kind: Kind,
         shared: bool,
     ) -> Self {
-        let mut by_block: Vec<Vec<AdaptedLinear>> = weights.blocks.iter().map(|_| Vec::new()).collect();
+        let mut by_block: Vec<Vec<AdaptedTensor>> = weights.blocks.iter().map(|_| Vec::new()).collect();
         for module in space.modules() {
             let (block, linear) = (
                 module.candidate / LinearKind::ALL.len(),
                 LinearKind::ALL[module.candidate % LinearKind::ALL.len()],
             );
-            by_block[block].push(AdaptedLinear {
+            let tensor = |part, first_index, numel: u64| AdaptedTensor {
                 kind: linear,
-                first_index: module.offset,
-                numel: module.numel() as usize,
-            });
+                part,
+                first_index,
+                numel: numel as usize,
+            };
+            by_block[block].push(tensor(Part::Weight, module.offset, module.weight_numel()));
+            if module.bias {
+                let first_index = module.offset + module.weight_numel();
+                by_block[block].push(tensor(Part::Bias, first_index, module.bias_numel()));
+            }
         }
         // Blocks of one model have the same shapes, but not always the same adapted modules.
-        let shared = shared && by_block.iter().all(|linears| kinds(linears) == kinds(&by_block[0]));
+        let shared = shared && by_block.iter().all(|tensors| places(tensors) == places(&by_block[0]));
         let slots = (0..if shared { 1 } else { by_block.len() }).map(|_| (None, Vec::new())).collect();
         Self { weights, partition, executor, kind, by_block, slots }
     }
@@ -102,17 +141,13 @@ impl<'a> Overlay<'a> {
         self.fill(block, slot, theta, dropout)?;
         let mut weights = self.weights.blocks[block].share();
         let mut leaves = Vec::with_capacity(self.by_block[block].len());
-        for (linear, buffer) in self.by_block[block].iter().zip(&self.slots[slot].1) {
-            let target = weights.linear_mut(linear.kind);
+        for (tensor, buffer) in self.by_block[block].iter().zip(&self.slots[slot].1) {
             let leaf = match self.kind {
                 Kind::Float => buffer.values.detach(),
                 kind => buffer.values.to_kind(kind),
             };
             let leaf = leaf.set_requires_grad(true);
-            match self.kind {
-                Kind::Float => target.weight = leaf.shallow_clone(),
-                _ => target.delta = Some(leaf.shallow_clone()),
-            }
+            tensor.place(&mut weights, self.kind == Kind::Float, &leaf);
             leaves.push(leaf);
         }
         Ok(AdaptedBlock { weights, leaves })
@@ -124,12 +159,18 @@ impl<'a> Overlay<'a> {
         let mut blocks = Vec::with_capacity(self.by_block.len());
         for block in 0..self.by_block.len() {
             let mut weights = self.block(block, theta, None)?.weights;
-            for kind in LinearKind::ALL {
-                let linear = weights.linear_mut(kind);
-                linear.weight = linear.weight.detach();
-                linear.delta = linear.delta.as_ref().map(Tensor::detach);
-                if shared && self.kind == Kind::Float && self.adapts(block, kind) {
-                    linear.weight = linear.weight.copy();
+            let merged = self.kind == Kind::Float;
+            for tensor in &self.by_block[block] {
+                let linear = weights.linear_mut(tensor.kind);
+                let made = match (tensor.part, merged) {
+                    (Part::Weight, true) => Some(&mut linear.weight),
+                    (Part::Weight, false) => linear.delta.as_mut(),
+                    (Part::Bias, true) => linear.bias.as_mut(),
+                    (Part::Bias, false) => linear.delta_bias.as_mut(),
+                };
+                if let Some(made) = made {
+                    let detached = made.detach();
+                    *made = if shared && merged { detached.copy() } else { detached };
                 }
             }
             blocks.push(weights);
@@ -157,21 +198,21 @@ impl<'a> Overlay<'a> {
             if lift == 1.0 { wide } else { wide / lift }
         };
         let wide: Vec<Tensor> = grads.iter().map(widen).collect();
-        let slices: Vec<GradSlice<'_>> = self.by_block[block]
-            .iter()
-            .zip(&wide)
-            .map(|(linear, grad)| GradSlice {
-                first_index: linear.first_index,
-                grad: f32_slice(grad, linear.numel),
-            })
-            .collect();
-        let map = Map::new(self.partition, dropout);
-        reducer.add(&map, self.executor, &slices)?;
+        for (part, dropout) in [(Part::Weight, dropout), (Part::Bias, None)] {
+            let slices: Vec<GradSlice<'_>> = self.by_block[block]
+                .iter()
+                .zip(&wide)
+                .filter(|(tensor, _)| tensor.part == part)
+                .map(|(tensor, grad)| GradSlice {
+                    first_index: tensor.first_index,
+                    grad: f32_slice(grad, tensor.numel),
+                })
+                .collect();
+            if !slices.is_empty() {
+                reducer.add(&Map::new(self.partition, dropout), self.executor, &slices)?;
+            }
+        }
         Ok(())
-    }
-
-    fn adapts(&self, block: usize, kind: LinearKind) -> bool {
-        self.by_block[block].iter().any(|linear| linear.kind == kind)
     }
 
     fn fill(
@@ -187,32 +228,39 @@ impl<'a> Overlay<'a> {
         if wanted.is_some() && *content == wanted {
             return Ok(());
         }
+        let frozen = &self.weights.blocks[block];
         if buffers.is_empty() {
-            buffers.extend(self.by_block[block].iter().map(|linear| {
-                let shape = self.weights.blocks[block].linear(linear.kind).weight.size();
+            buffers.extend(self.by_block[block].iter().map(|tensor| {
+                let shape = tensor.base(frozen).size();
                 Buffer { values: Tensor::zeros(shape, (Kind::Float, tch::Device::Cpu)) }
             }));
         }
         *content = None;
         let merged = self.kind == Kind::Float;
-        let mut slices: Vec<WeightSlice<'_>> = Vec::with_capacity(buffers.len());
-        for (linear, buffer) in self.by_block[block].iter().zip(buffers.iter_mut()) {
-            let base = &self.weights.blocks[block].linear(linear.kind).weight;
-            slices.push(WeightSlice {
-                first_index: linear.first_index,
-                base: merged.then(|| f32_slice(base, linear.numel)),
-                out: f32_slice_mut(&mut buffer.values, linear.numel),
-            });
+        for (part, dropout) in [(Part::Weight, dropout), (Part::Bias, None)] {
+            let mut slices: Vec<WeightSlice<'_>> = self.by_block[block]
+                .iter()
+                .zip(buffers.iter_mut())
+                .filter(|(tensor, _)| tensor.part == part)
+                .map(|(tensor, buffer)| WeightSlice {
+                    first_index: tensor.first_index,
+                    base: merged.then(|| f32_slice(tensor.base(frozen), tensor.numel)),
+                    out: f32_slice_mut(&mut buffer.values, tensor.numel),
+                })
+                .collect();
+            if !slices.is_empty() {
+                let map = Map::new(self.partition, dropout);
+                map.apply_parallel(self.executor, theta.values, &mut slices)?;
+            }
         }
-        let map = Map::new(self.partition, dropout);
-        map.apply_parallel(self.executor, theta.values, &mut slices)?;
         self.slots[slot].0 = wanted;
         Ok(())
     }
 }
 
-fn kinds(linears: &[AdaptedLinear]) -> Vec<LinearKind> {
-    linears.iter().map(|linear| linear.kind).collect()
+/// Which tensors of a block these are.
+fn places(tensors: &[AdaptedTensor]) -> Vec<(LinearKind, Part)> {
+    tensors.iter().map(|tensor| (tensor.kind, tensor.part)).collect()
 }
 
 /// The elements of a contiguous f32 CPU tensor.

@@ -1,26 +1,26 @@
-//! `metamath` and `config metamath`.
+//! `metamath`, `train`, and `config` of either.
 
 use std::path::{Path, PathBuf};
 
 use comm::Communicator;
-use config::{Resolved, TrainArgs};
+use config::{Resolved, Task, TrainArgs};
 use trainer::{Surroundings, TrainError};
 
 use crate::exit::Exit;
 use crate::logging::LogFile;
 use crate::ui::Ui;
-use crate::{fail, report};
+use crate::{fail, report, samples, sources};
 
-/// Trains.
-pub fn metamath(args: &TrainArgs) -> Exit {
+/// Trains, or shows what would be trained on.
+pub fn train(task: Task, args: &TrainArgs) -> Exit {
     with_ranks(|comm| {
-        let resolved = trainer::agree(comm, resolve(args).map_err(TrainError::from))?;
-        train(resolved, comm)
+        let resolved = trainer::agree(comm, resolve(task, args))?;
+        run(resolved, comm)
     })
 }
 
 /// Says what is wrong with the command line, or shows the help that was asked for: once, not once a rank. The ranks
-/// whose command line is right learn of it in [`metamath`]'s first collective, which this one takes part in.
+/// whose command line is right learn of it in [`train`]'s first collective, which this one takes part in.
 pub fn refuse_command_line(error: &clap::Error) -> Exit {
     if error.exit_code() == 0 {
         if comm::rank_by_launcher().unwrap_or(0) == 0 {
@@ -58,7 +58,7 @@ fn with_ranks(work: impl FnOnce(&dyn Communicator) -> Result<(), TrainError>) ->
 /// How long silent processes wait before they end, so that the launcher does not kill the one that speaks.
 const SPEAKERS_LEAD: std::time::Duration = std::time::Duration::from_millis(300);
 
-fn train(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError> {
+fn run(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError> {
     if let Some(earlier) = trainer::earlier_settings(&resolved.config, comm)? {
         resolved.keep_from(&earlier);
     }
@@ -73,9 +73,21 @@ fn train(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainErr
             );
         }
     }
+    let mut notify = |id: &str, event: hub::Event<'_>| {
+        if comm.rank() == 0 {
+            ui.download(id, event);
+        }
+    };
+    let sources = trainer::agree(comm, sources::sources(config, &mut notify))?;
+    if let Some(rows) = config.show_samples {
+        let shown = if comm.rank() == 0 { samples::show(config, &sources, rows) } else { Ok(()) };
+        return trainer::agree(comm, shown);
+    }
     let surroundings = Surroundings {
         comm,
+        sources: &sources,
         cache_dir: cache_dir(),
+        host_memory: crate::host::available_memory,
         observe: &|event| ui.event(event),
         opened: &|folder| {
             if let Err(error) = log.attach(folder, comm.rank()) {
@@ -91,8 +103,8 @@ fn train(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainErr
 }
 
 /// Prints the resolved settings.
-pub fn show_config(args: &TrainArgs, json: bool) -> Exit {
-    let resolved = match resolve(args) {
+pub fn show_config(task: Task, args: &TrainArgs, json: bool) -> Exit {
+    let resolved = match resolve(task, args) {
         Ok(resolved) => resolved,
         Err(error) => return fail(&error),
     };
@@ -100,8 +112,15 @@ pub fn show_config(args: &TrainArgs, json: bool) -> Exit {
     Exit::Done
 }
 
-fn resolve(args: &TrainArgs) -> Result<Resolved, config::ConfigError> {
-    config::resolve(args, utf8_environment(), &preset_folders())
+/// The settings, with those that an adapter to start from decides.
+pub fn resolve(task: Task, args: &TrainArgs) -> Result<Resolved, TrainError> {
+    let mut resolved = config::resolve(task, args, utf8_environment(), &preset_folders())?;
+    if let Some(folder) = resolved.config.init_adapter.clone() {
+        let adapter = adapter::Adapter::read(&folder)?;
+        let path = folder.join("adapter_config.json");
+        resolved.take_from_adapter(&folder, trainer::settings_of(&adapter.config, &path)?)?;
+    }
+    Ok(resolved)
 }
 
 /// Variables whose name and value are text; others cannot be settings of ours.

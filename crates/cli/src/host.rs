@@ -1,0 +1,64 @@
+//! What this machine has left.
+
+use std::path::Path;
+
+/// Bytes of memory that a process may still take: what the system calls available, or what is left of its control
+/// group, whichever is less. None where the system does not tell.
+pub fn available_memory() -> Option<u64> {
+    let system = meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
+    Some(control_group().map_or(system, |group| group.min(system)))
+}
+
+/// Bytes that may still be written beside or under `path`, which need not exist.
+pub fn free_disk(path: &Path) -> Option<u64> {
+    let path = std::path::absolute(path).ok()?;
+    let existing = path.ancestors().find(|folder| folder.exists())?;
+    let space = rustix::fs::statvfs(existing).ok()?;
+    Some(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// `MemAvailable`, in bytes.
+fn meminfo(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// What is left of the limit of this process's control group, version 2 or 1; none without a limit. Pages of files
+/// that are merely cached count as left: the system takes them back.
+fn control_group() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let v2 = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    let v1 = groups.lines().find_map(|line| line.split_once(":memory:").map(|(_, path)| path));
+    let of_v2 = v2.and_then(|path| {
+        left(&format!("/sys/fs/cgroup{path}"), ["memory.max", "memory.current", "inactive_file"])
+    });
+    let of_v1 = v1.and_then(|path| {
+        let names = ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"];
+        left(&format!("/sys/fs/cgroup/memory{path}"), names)
+    });
+    of_v2.into_iter().chain(of_v1).min()
+}
+
+fn left(folder: &str, [limit, used, cached]: [&str; 3]) -> Option<u64> {
+    let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).ok();
+    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+    let statistics = read("memory.stat").unwrap_or_default();
+    let cached = statistics.lines().find_map(|line| line.strip_prefix(cached)?.trim().parse::<u64>().ok());
+    Some(number(limit)?.saturating_sub(number(used)?.saturating_sub(cached.unwrap_or(0))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_read() {
+        assert_eq!(meminfo("MemTotal: 9 kB\nMemAvailable:    2048 kB\nBuffers: 1 kB\n"), Some(2 << 20));
+        assert_eq!(meminfo("MemTotal: 9 kB\n"), None);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_yet_has_the_space_of_its_parent() {
+        assert!(free_disk(Path::new("/no/such/folder")).is_some_and(|bytes| bytes > 0));
+    }
+}
