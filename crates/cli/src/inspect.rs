@@ -120,16 +120,14 @@ fn model(folder: &Path) -> Result<Value, model::ModelError> {
     let config = model::ModelConfig::from_folder(folder)?;
     let files = model::CheckpointFiles::open(folder)?;
     files.check(&config)?;
-    let specs = model::tensor_specs(&config);
-    let parameters: i64 = specs.map(|(_, shape)| shape.iter().product::<i64>()).sum();
     let modules = trainer::linear_modules(&config);
     let attention = modules.iter().filter(|m| m.name.contains("self_attn"));
     let adapted: u64 = attention.map(|m| m.shape[0] * m.shape[1]).sum();
     let dtypes: std::collections::BTreeSet<String> =
         files.entries().map(|(_, entry)| format!("{:?}", entry.dtype)).collect();
     Ok(json!({
-        "architecture": "LlamaForCausalLM",
-        "parameters": parameters,
+        "architecture": config.family.architecture(),
+        "parameters": config.parameters().total(),
         "tensors": files.entries().count(),
         "bytes": files.total_bytes(),
         "dtypes": dtypes,
@@ -145,6 +143,7 @@ fn model(folder: &Path) -> Result<Value, model::ModelError> {
             model::RopeScaling::None => Value::Null,
             other => format!("{other:?}").into(),
         },
+        "sliding_window": config.sliding_window.map(|window| window.tokens),
         "tied_embeddings": config.tie_word_embeddings,
         "linear_modules": modules.len(),
         "weights_of_q_k_v_o": adapted,

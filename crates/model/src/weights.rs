@@ -174,6 +174,22 @@ fn check_tied_head(files: &CheckpointFiles, config: &ModelConfig) -> Result<(), 
     Err(ModelError::HeadNotTied { path: files.path(head).to_owned() })
 }
 
+impl CheckpointFiles {
+    /// A copy of the tensor of that name, as it is stored.
+    ///
+    /// # Errors
+    /// There is none, or its dtype is not read.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
+        let shape = |entry: &crate::TensorEntry| entry.shape.iter().map(|dim| *dim as i64).collect::<Vec<_>>();
+        let shape = self.get(name).map(shape).unwrap_or_default();
+        let (bytes, kind) = check_tensor(self, name, &shape)?;
+        Tensor::f_from_data_size(bytes, &shape, kind).map_err(|error| ModelError::Torch {
+            name: name.to_owned(),
+            reason: error.to_string().lines().next().unwrap_or_default().to_owned(),
+        })
+    }
+}
+
 /// Bytes and stored dtype of a tensor, after its name, shape and dtype were checked.
 pub(crate) fn check_tensor<'a>(
     files: &'a CheckpointFiles,

@@ -153,9 +153,9 @@ fn frozen(model: &Decoder, weights: &DecoderWeights, batch: &MicroBatch) {
     let ids = Tensor::from_slice(&batch.input_ids).reshape([batch.rows as i64, batch.len as i64]);
     let mut hidden = no_grad(|| model.embed(&weights.embedding, &ids));
     let mut tape = Vec::new();
-    for block in &weights.blocks {
+    for (number, block) in weights.blocks.iter().enumerate() {
         let input = hidden.detach().set_requires_grad(true);
-        let output = model.block(block, &input, &context);
+        let output = model.block(number, block, &input, &context);
         hidden = output.detach();
         tape.push((input, output));
     }

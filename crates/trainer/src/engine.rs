@@ -41,16 +41,18 @@ pub(crate) struct Parts<'a> {
     pub learning_rate: LearningRate,
     pub pad_id: u32,
     pub adam: AdamW,
+    /// θ before the first step, length d.
+    pub theta: Vec<f32>,
 }
 
 impl<'a> Engine<'a> {
-    /// An engine with θ = 0.
-    pub(crate) fn new(parts: Parts<'a>) -> Result<Self, TrainError> {
+    /// An engine before its first step.
+    pub(crate) fn new(mut parts: Parts<'a>) -> Result<Self, TrainError> {
         let d = parts.scales.len();
         Ok(Self {
             reducer: Reducer::new(d as u64, parts.fixed, parts.executor.threads())?,
+            theta: std::mem::take(&mut parts.theta),
             parts,
-            theta: vec![0.0; d],
             step: 0,
             num_tokens: 0,
             scaled: vec![0.0; d],

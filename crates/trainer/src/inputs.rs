@@ -103,14 +103,12 @@ fn is_hub_id(path: &Path) -> bool {
 
 /// All linear modules of the blocks, in the model's module order: seven a block.
 pub fn linear_modules(config: &ModelConfig) -> Vec<Candidate> {
-    let blocks = 0..config.num_layers as usize;
-    let of_block = |block| {
-        LinearKind::ALL.map(|kind| Candidate {
-            name: kind.module_name(block),
-            shape: kind.shape(config).map(|dim| dim as u64),
-        })
+    let candidate = |module: model::LinearModule| Candidate {
+        name: module.name,
+        shape: module.shape.map(|dim| dim as u64),
+        bias: module.bias.is_some(),
     };
-    blocks.flat_map(of_block).collect()
+    model::linear_modules(config).map(candidate).collect()
 }
 
 /// Rows in a file, and the flag that named it.

@@ -41,7 +41,7 @@ impl Pass<'_> {
         let mut hidden = no_grad(|| self.embed(batch));
         for block in 0..self.weights.blocks.len() {
             let adapted = self.overlay.block(block, theta, None)?;
-            hidden = no_grad(|| self.model.block(&adapted.weights, &hidden, &context));
+            hidden = no_grad(|| self.model.block(block, &adapted.weights, &hidden, &context));
         }
         let head = no_grad(|| self.head(&hidden, batch, None));
         Ok((head.loss_sum, head.tokens))
@@ -65,10 +65,10 @@ impl Pass<'_> {
             let adapted = self.overlay.block(block, theta, dropout)?;
             let input = hidden.detach().set_requires_grad(block > first);
             if self.recompute || block < first {
-                hidden = no_grad(|| self.model.block(&adapted.weights, &input, &context));
+                hidden = no_grad(|| self.model.block(block, &adapted.weights, &input, &context));
                 tape.push(Taped { input, graph: None });
             } else {
-                let output = self.model.block(&adapted.weights, &input, &context);
+                let output = self.model.block(block, &adapted.weights, &input, &context);
                 hidden = output.detach();
                 tape.push(Taped { input, graph: Some((adapted, output)) });
             }
@@ -85,7 +85,7 @@ impl Pass<'_> {
                 Some(graph) => graph,
                 None => {
                     let adapted = self.overlay.block(block, theta, dropout)?;
-                    let output = self.model.block(&adapted.weights, &taped.input, &context);
+                    let output = self.model.block(block, &adapted.weights, &taped.input, &context);
                     (adapted, output)
                 }
             };

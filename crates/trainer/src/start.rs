@@ -7,7 +7,7 @@ use comm::Communicator;
 use config::TrainConfig;
 use mesh::{Degrees, Mesh};
 use model::{Decoder, DecoderWeights};
-use partition::Stateless;
+use partition::Assignment;
 use projection::{Executor, FixedPoint};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
@@ -105,13 +105,9 @@ pub(crate) fn load_weights(
     Ok(DecoderWeights::load(&inputs.files, &inputs.model_config, kind, Device::Cpu, &progress)?)
 }
 
-pub(crate) fn stateless(config: &TrainConfig) -> Result<Stateless, TrainError> {
-    Ok(Stateless::new(config.proj_seed, config.d as u64)?)
-}
-
 /// Collective: every rank counts its slice of the weight space; the sum is everybody's.
 pub(crate) fn count_groups(
-    partition: &Stateless,
+    partition: &dyn Assignment,
     total: u64,
     comm: &dyn Communicator,
 ) -> Result<Vec<u64>, TrainError> {
@@ -131,9 +127,10 @@ pub(crate) fn parts<'a>(
     model: &'a Decoder,
     weights: &'a DecoderWeights,
     inputs: &Inputs,
-    partition: &'a Stateless,
+    partition: &'a dyn Assignment,
     executor: &'a dyn Executor,
     counts: &[u64],
+    theta: Vec<f32>,
 ) -> Parts<'a> {
     let recompute = config.gradient_checkpointing;
     let overlay = Overlay::new(weights, &inputs.space, partition, executor, model.kind(), recompute);
@@ -155,13 +152,13 @@ pub(crate) fn parts<'a>(
         learning_rate: LearningRate::new(config.learning_rate, decay, config.warmup_ratio, total),
         pad_id: inputs.tokenizer.pad_id(),
         adam: AdamW::new(AdamWOptions::with_weight_decay(config.weight_decay), counts.len()),
+        theta,
     }
 }
 
 pub(crate) fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], mesh: &Mesh) -> StartInfo {
     let config = engine.parts.config;
-    let specs = model::tensor_specs(&inputs.model_config);
-    let parameters = specs.map(|(_, shape)| shape.iter().product::<i64>() as u64).sum();
+    let parameters = inputs.model_config.parameters().total();
     StartInfo {
         output: config.output_dir(),
         parameters,
