@@ -22,7 +22,7 @@ pub trait Assignment: Send + Sync {
 
 /// Reads the ids of an [`Assignment`] at any index, and cheapest where the last read ended.
 ///
-/// A backend that draws its ids one after the other has to find its place for every jump (some 10 µs); a read that
+/// A backend that draws its ids one after the other has to find its place for every jump (up to some 15 µs); a read that
 /// begins where the last one ended costs nothing of the kind.
 pub trait Cursor {
     /// Writes the groups of the indices `start .. start + out.len()` into `out`.

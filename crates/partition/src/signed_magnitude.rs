@@ -85,14 +85,13 @@ impl Cursor for TableCursor<'_> {
 
 /// How many of the d groups the negative weights get; the rest are for the others.
 ///
-/// Their share of the weights, but at least one for either sign that occurs. A single group takes both signs: it is
-/// then the other weights' group, number 0, and the negative ones' zero groups leave them there too.
+/// A share of d like their share of the weights, but at least one group for either sign that occurs. A single group
+/// is for both signs: it counts as the others', whose first group has the number 0 then, as have weights of no group.
 fn negative_groups(d: u64, negative: u64, total: u64) -> u64 {
     match (negative, total - negative) {
         (0, _) => 0,
         (_, 0) => d,
         _ if d == 1 => 0,
-        // Each of the two corrections of the official code, in one step: at least one group for either.
         _ => round_quotient(u128::from(d) * u128::from(negative), total).clamp(1, d - 1),
     }
 }
@@ -111,6 +110,9 @@ fn round_quotient(numerator: u128, denominator: u64) -> u64 {
 }
 
 /// Writes the groups of the weights of one sign, of which there are `count`.
+///
+/// There are never more groups than that: d is at most N, so a sign's share of d is at most its count, before and after
+/// rounding.
 fn fill_pool(
     values: &[f32],
     negative: bool,
@@ -120,13 +122,6 @@ fn fill_pool(
 ) -> Result<(), PartitionError> {
     let bins = groups.end - groups.start;
     let pool = (0_u64..).zip(values).filter(|(_, value)| (**value < 0.0) == negative);
-    if bins > count {
-        // One weight a group, by index, and groups without weights at the end.
-        for (group, (index, _)) in groups.zip(pool) {
-            ids[index as usize] = group as u32;
-        }
-        return Ok(());
-    }
     if bins <= 1 {
         pool.for_each(|(index, _)| ids[index as usize] = groups.start as u32);
         return Ok(());
