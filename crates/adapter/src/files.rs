@@ -14,6 +14,9 @@ pub const THETA_TENSOR: &str = "base_model.gpart_theta_d";
 const CONFIG_FILE: &str = "adapter_config.json";
 const TENSOR_FILE: &str = "adapter_model.safetensors";
 
+/// The files of an adapter's folder.
+pub const ADAPTER_FILES: [&str; 2] = [CONFIG_FILE, TENSOR_FILE];
+
 /// An adapter: configuration and θ.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapter {

@@ -9,7 +9,7 @@ mod selection;
 mod space;
 
 pub use adapter_config::AdapterConfig;
-pub use files::{Adapter, THETA_TENSOR};
+pub use files::{ADAPTER_FILES, Adapter, THETA_TENSOR};
 pub use selection::{Selection, Targets};
 pub use space::{AdaptedModule, AdaptedSpace, Candidate, ScopeBlock};
 

@@ -2,25 +2,36 @@
 
 use std::path::{Path, PathBuf};
 
-use adapter::{AdaptedSpace, Candidate};
+use adapter::{AdaptedSpace, AdapterConfig, Candidate};
 use comm::Communicator;
 use config::TrainConfig;
-use data::{BuildOptions, Dataset, Schedule, ScheduleOptions, Tokenizer, TokenizerOptions};
-use model::{CheckpointFiles, LinearKind, ModelConfig};
+use data::{BuildOptions, Dataset, RowOptions, Rows, Schedule, ScheduleOptions, Schema, Template, Tokenizer};
+use model::{CheckpointFiles, ModelConfig};
+use partition::{Assignment, Spec};
 
 use crate::agree::{agree, same_everywhere};
-use crate::{Event, Observer, TrainError, fingerprint};
+use crate::{Event, Observer, Sources, Surroundings, TrainError, fingerprint, method};
 
 /// What a run reads, ready to use.
 pub(crate) struct Inputs {
     pub files: CheckpointFiles,
     pub model_config: ModelConfig,
     pub tokenizer: Tokenizer,
+    pub tokenizer_files: Vec<PathBuf>,
     pub dataset: Dataset,
     pub held_out: Option<Dataset>,
     pub schedule: Schedule,
     pub space: AdaptedSpace,
+    /// As it is written to the adapter's files.
+    pub adapter: AdapterConfig,
     pub fingerprints: Fingerprints,
+}
+
+/// Where training starts from.
+pub(crate) struct Origin {
+    pub partition: Box<dyn Assignment>,
+    /// θ before the first step, length d.
+    pub theta: Vec<f32>,
 }
 
 /// Hashes of what was read.
@@ -30,75 +41,109 @@ pub struct Fingerprints {
     pub model: String,
     /// Of the training tokens and labels.
     pub data: String,
+    /// Of θ before the first step, where it is not zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
 }
 
 impl Inputs {
     /// Collective. Reads and checks everything; ranks that read something else than rank 0 are named.
     pub(crate) fn load(
         config: &TrainConfig,
-        comm: &dyn Communicator,
-        cache_dir: Option<&Path>,
+        surroundings: &Surroundings<'_>,
         observe: Observer<'_>,
-    ) -> Result<Self, TrainError> {
-        let folder = PathBuf::from(&config.model);
-        let (files, model_config, tokenizer, space) = agree(comm, open_model(config, &folder))?;
+    ) -> Result<(Self, Origin), TrainError> {
+        let (comm, sources) = (surroundings.comm, surroundings.sources);
+        let opened = agree(comm, open_model(config, sources))?;
         observe(Event::Stage("tokenizing"));
-        let build = || -> Result<(Dataset, Option<Dataset>), TrainError> {
-            let build = |rows: Rows<'_>| build_dataset(config, rows, &tokenizer, cache_dir, observe);
-            let path = Path::new(&config.data);
-            let dataset = build(Rows { flag: "--data", path, limit: config.max_samples })?;
-            let held_out = config.eval_data.as_deref();
-            let held_out = held_out.map(|path| build(Rows { flag: "--eval-data", path, limit: None }));
-            let held_out = held_out.transpose()?;
-            Ok((dataset, held_out))
+        let build = || {
+            let cache_dir = surroundings.cache_dir.as_deref();
+            Corpus { config, sources, tokenizer: &opened.tokenizer, cache_dir, observe }.build()
         };
         // The first rank fills the cache, the others map it.
         let first = agree(comm, if comm.rank() == 0 { build().map(Some) } else { Ok(None) })?;
         let (dataset, held_out) = agree(comm, first.map_or_else(build, Ok))?;
         let schedule = agree(comm, schedule(config, dataset.len()))?;
+        let OpenModel { files, model_config, tokenizer, space, adapter, spec, theta } = opened;
+        observe(Event::Stage("making the partition"));
+        let partition = agree(comm, method::partition(&spec, &space, &files))?;
         let fingerprints = Fingerprints {
-            model: fingerprint::model(&files, &folder.join("config.json")),
+            model: fingerprint::model(&files, &sources.model.join("config.json")),
             data: dataset.fingerprint(),
+            start: theta.iter().any(|x| *x != 0.0).then(|| crate::theta_hash(&theta)),
         };
+        let adapter = method::written(&adapter, &space);
+        let inputs = Self {
+            files,
+            model_config,
+            tokenizer,
+            tokenizer_files: data::tokenizer_files(&sources.model),
+            dataset,
+            held_out,
+            schedule,
+            space,
+            adapter,
+            fingerprints,
+        };
+        inputs.check_ranks(config, comm)?;
+        Ok((inputs, Origin { partition, theta }))
+    }
+
+    /// Collective. Every rank has read the same.
+    fn check_ranks(&self, config: &TrainConfig, comm: &dyn Communicator) -> Result<(), TrainError> {
         let settings = serde_json::to_string(config).unwrap_or_else(|e| e.to_string());
+        let held_out = self.held_out.as_ref().map(Dataset::fingerprint).unwrap_or_default();
         same_everywhere(
             comm,
             &[
                 ("version of gpart-dist", env!("CARGO_PKG_VERSION").to_owned()),
-                ("model", fingerprints.model.clone()),
-                ("training data", fingerprints.data.clone()),
-                ("held-out data", held_out.as_ref().map(Dataset::fingerprint).unwrap_or_default()),
+                ("model", self.fingerprints.model.clone()),
+                ("training data", self.fingerprints.data.clone()),
+                ("held-out data", held_out),
+                ("adapter to start from", self.fingerprints.start.clone().unwrap_or_default()),
                 ("command line, settings file or GPART_ environment", settings),
             ],
-        )?;
-        Ok(Self { files, model_config, tokenizer, dataset, held_out, schedule, space, fingerprints })
+        )
     }
 }
 
-fn open_model(
-    config: &TrainConfig,
-    folder: &Path,
-) -> Result<(CheckpointFiles, ModelConfig, Tokenizer, AdaptedSpace), TrainError> {
-    if is_hub_id(folder) || (config::is_short_name(&config.model) && !folder.exists()) {
-        return Err(TrainError::HubId { what: "model", flag: "--model", id: config.model.clone() });
-    }
+/// A model whose files and settings fit each other; no weight has been read.
+struct OpenModel {
+    files: CheckpointFiles,
+    model_config: ModelConfig,
+    tokenizer: Tokenizer,
+    space: AdaptedSpace,
+    adapter: AdapterConfig,
+    spec: Spec,
+    theta: Vec<f32>,
+}
+
+fn open_model(config: &TrainConfig, sources: &Sources) -> Result<OpenModel, TrainError> {
+    let folder = &sources.model;
     let model_config = ModelConfig::from_folder(folder)?;
     let files = CheckpointFiles::open(folder)?;
     files.check(&model_config)?;
-    let options = TokenizerOptions {
+    let tokenizer = tokenizer(config, folder, &model_config)?;
+    let candidates = linear_modules(&model_config);
+    let adapter = method::adapter_config(config, &sources.base_model);
+    let space = AdaptedSpace::select(&candidates, &adapter.selection(Path::new("the settings"))?)?;
+    space.check_d(config.d as u64)?;
+    let spec = adapter.partition(&space)?;
+    let theta = method::initial_theta(config, &adapter, &space, &candidates)?;
+    Ok(OpenModel { files, model_config, tokenizer, space, adapter, spec, theta })
+}
+
+/// The model's tokenizer, as the settings have it.
+pub(crate) fn tokenizer(
+    config: &TrainConfig,
+    folder: &Path,
+    model_config: &ModelConfig,
+) -> Result<Tokenizer, TrainError> {
+    let options = data::TokenizerOptions {
         eos_token: config.eos_token.clone(),
         vocab_size: Some(model_config.vocab_size as u64),
     };
-    let tokenizer = Tokenizer::load(folder, options)?;
-    let space = AdaptedSpace::select(&linear_modules(&model_config), &config.target_modules)?;
-    space.check_d(config.d as u64)?;
-    Ok((files, model_config, tokenizer, space))
-}
-
-/// Whether a path that is not there, nor the folder it would be in, is spelt like a name on a hub.
-fn is_hub_id(path: &Path) -> bool {
-    let missing = !path.exists() && !path.parent().is_some_and(Path::exists);
-    missing && path.to_str().is_some_and(config::is_owner_and_name)
+    Ok(Tokenizer::load(folder, options)?)
 }
 
 /// All linear modules of the blocks, in the model's module order: seven a block.
@@ -111,28 +156,79 @@ pub fn linear_modules(config: &ModelConfig) -> Vec<Candidate> {
     model::linear_modules(config).map(candidate).collect()
 }
 
-/// Rows in a file, and the flag that named it.
-struct Rows<'a> {
-    flag: &'static str,
-    path: &'a Path,
-    limit: Option<usize>,
+/// Rows on their way to tokens.
+pub(crate) struct Corpus<'a> {
+    pub config: &'a TrainConfig,
+    pub sources: &'a Sources,
+    pub tokenizer: &'a Tokenizer,
+    pub cache_dir: Option<&'a Path>,
+    pub observe: Observer<'a>,
 }
 
-fn build_dataset(
-    config: &TrainConfig,
-    Rows { flag, path, limit }: Rows<'_>,
-    tokenizer: &Tokenizer,
-    cache_dir: Option<&Path>,
-    observe: Observer<'_>,
-) -> Result<Dataset, TrainError> {
-    if is_hub_id(path) {
-        return Err(TrainError::HubId { what: "data", flag, id: path.display().to_string() });
+impl Corpus<'_> {
+    /// The training rows, and the held-out ones if there are any.
+    pub(crate) fn build(&self) -> Result<(Dataset, Option<Dataset>), TrainError> {
+        let config = self.config;
+        let rows = self.read(&self.sources.data, config.max_samples)?;
+        let (rows, held_out) = match config.validation_split {
+            Some(split) => {
+                let (rows, held_out) = rows.split(split, config.seed)?;
+                (rows, Some(held_out))
+            }
+            None if self.sources.eval_data.is_empty() => (rows, None),
+            None => (rows, Some(self.read(&self.sources.eval_data, None)?)),
+        };
+        let dataset = self.tokenize(&rows)?;
+        let unsupervised = dataset.unsupervised_rows();
+        if unsupervised > 0 {
+            (self.observe)(Event::Warning(format!(
+                "{unsupervised} of {} rows have nothing to learn after truncation to {} tokens",
+                dataset.len(),
+                config.max_seq_length
+            )));
+        }
+        Ok((dataset, held_out.map(|rows| self.tokenize(&rows)).transpose()?))
     }
-    let rows = data::read_rows(path, limit)?;
-    let options =
-        BuildOptions { max_seq_length: config.max_seq_length, use_system_prompt: config.use_system_prompt };
-    let progress = |done, total| observe(Event::Progress { done, total });
-    Ok(Dataset::build(&rows, tokenizer, &options, cache_dir, &progress, config.dataset_num_proc)?)
+
+    /// The first `rows` training rows, or fewer.
+    pub(crate) fn first(&self, rows: usize) -> Result<Dataset, TrainError> {
+        let limit = self.config.max_samples.map_or(rows, |limit| limit.min(rows));
+        self.tokenize(&self.read(&self.sources.data, Some(limit))?)
+    }
+
+    fn read(&self, paths: &[PathBuf], max_samples: Option<usize>) -> Result<Rows, TrainError> {
+        let config = self.config;
+        let options = RowOptions {
+            query_field: config.query_field.clone(),
+            response_field: config.response_field.clone(),
+            max_samples,
+            // The official rows have fields that no template here looks at.
+            keep_fields: config.template.is_some() || config.task == config::Task::Train,
+        };
+        Ok(data::read_rows(paths, &options)?)
+    }
+
+    fn tokenize(&self, rows: &Rows) -> Result<Dataset, TrainError> {
+        let config = self.config;
+        let template = self.template(rows.schema())?;
+        let train_on = match config.train_on {
+            config::TrainOn::Responses => data::TrainOn::Responses,
+            config::TrainOn::All => data::TrainOn::All,
+        };
+        let options = BuildOptions { max_seq_length: config.max_seq_length, train_on };
+        let progress = |done, total| (self.observe)(Event::Progress { done, total });
+        let threads = config.dataset_num_proc;
+        Ok(Dataset::build(rows, self.tokenizer, &template, &options, self.cache_dir, &progress, threads)?)
+    }
+
+    fn template(&self, schema: &Schema) -> Result<Template, TrainError> {
+        let official = Template::official(self.config.use_system_prompt);
+        Ok(match (self.config.template.as_deref(), schema) {
+            (Some("official"), _) | (None, Schema::Pairs { .. }) => official,
+            (Some("chat"), _) | (None, Schema::Chat) => Template::chat(&self.sources.model)?,
+            (Some(file), _) => Template::from_file(Path::new(file))?,
+        })
+    }
 }
 
 fn schedule(config: &TrainConfig, rows: usize) -> Result<Schedule, TrainError> {

@@ -4,18 +4,22 @@
 //! is told to an [`Observer`].
 
 mod agree;
+mod artifacts;
 mod engine;
 mod error;
 mod event;
 mod fingerprint;
 mod inputs;
 mod learning_rate;
+mod method;
+mod model_card;
 mod openmp;
 mod optimizer;
 mod output;
 mod overlay;
 mod pass;
 mod run;
+mod samples;
 mod start;
 mod tensorboard;
 
@@ -23,11 +27,13 @@ pub use agree::agree;
 pub use error::TrainError;
 pub use event::{Event, Observer, StartInfo, StepMetrics, Summary};
 pub use inputs::{Fingerprints, linear_modules};
+pub use method::{Sources, adapter_config, partition, settings_of};
 pub use learning_rate::{Decay, LearningRate};
 pub use openmp::executor;
 pub use optimizer::{AdamW, AdamWOptions, clip, l2_norm};
 pub use overlay::{AdaptedBlock, Overlay, ScaledTheta};
 pub use pass::Pass;
+pub use samples::first_rows;
 pub use run::{Surroundings, earlier_settings, run};
 
 /// blake3 (hex) of θ's little-endian f32 bytes, as in `metrics.jsonl`.

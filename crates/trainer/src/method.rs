@@ -78,7 +78,10 @@ pub fn settings_of(config: &AdapterConfig, path: &Path) -> Result<Vec<(&'static 
 
 /// The partition that `spec` describes over the weights of `space`. Only groups by sign and size look at the
 /// weights: at the stored values, so that the groups do not depend on the compute dtype.
-pub(crate) fn partition(
+///
+/// # Errors
+/// d does not fit the weights or their blocks, or memory does not suffice.
+pub fn partition(
     spec: &Spec,
     space: &AdaptedSpace,
     files: &CheckpointFiles,

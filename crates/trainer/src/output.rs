@@ -184,6 +184,11 @@ impl Output {
         Ok(self.store.save(state)?)
     }
 
+    /// Every step and every held-out loss so far.
+    pub(crate) fn history(&self) -> Result<(Vec<StepMetrics>, &[HeldOutLine]), TrainError> {
+        Ok((keep_until(&self.folder.join(METRICS_FILE), u64::MAX)?, &self.held_out))
+    }
+
     fn scalars(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<(), TrainError> {
         let Some(writer) = &mut self.tensorboard else { return Ok(()) };
         let path = self.folder.join("tensorboard");

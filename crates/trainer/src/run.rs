@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adapter::{Adapter, AdapterConfig};
+use adapter::Adapter;
 use checkpoint::StateRef;
 use comm::Communicator;
 use config::TrainConfig;
@@ -12,18 +12,24 @@ use model::Decoder;
 use serde_json::{Value, json};
 use tch::Device;
 
+use crate::artifacts;
 use crate::agree::{agree, from_first, same_theta};
 use crate::engine::Engine;
 use crate::inputs::Inputs;
+use crate::model_card::Card;
 use crate::optimizer::l2_norm;
 use crate::output::{HeldOutLine, Identity, Output};
 use crate::start::{self, count_groups, open_output};
-use crate::{Event, Observer, StepMetrics, Summary, TrainError, executor};
+use crate::{Event, Observer, Sources, StepMetrics, Summary, TrainError, executor};
 
 /// What a run needs besides its settings.
 pub struct Surroundings<'a> {
     /// The ranks.
     pub comm: &'a dyn Communicator,
+    /// Where its inputs lie on this host.
+    pub sources: &'a Sources,
+    /// Bytes of memory that this host has left; none where it is not known.
+    pub host_memory: fn() -> Option<u64>,
     /// Where tokens are cached; none: not at all.
     pub cache_dir: Option<PathBuf>,
     /// Who is told; given on every rank, called on rank 0.
@@ -46,7 +52,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
 
     let mesh = agree(comm, start::mesh(config, comm))?;
     agree(comm, start::check_output_dir_file(config))?;
-    let mut inputs = Inputs::load(config, comm, surroundings.cache_dir.as_deref(), observe)?;
+    let (mut inputs, origin) = Inputs::load(config, surroundings, observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
     start::warn_of_long_rows(&inputs, observe);
     let (mut output, state) = open_output(&identity, inputs.schedule.total_steps(), comm, observe)?;
@@ -56,10 +62,16 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     let kind = start::compute_kind(config);
     let model = Decoder::new(inputs.model_config.clone(), kind, Device::Cpu);
     let weights = agree(comm, start::load_weights(&inputs, kind, observe))?;
-    let partition = agree(comm, start::stateless(config))?;
-    let counts = count_groups(&partition, inputs.space.total(), comm)?;
+    let counts = count_groups(origin.partition.as_ref(), inputs.space.total(), comm)?;
     let executor = executor(config.threads);
-    let parts = start::parts(config, comm, &model, &weights, &inputs, &partition, executor.as_ref(), &counts);
+    let built = start::Built {
+        model: &model,
+        weights: &weights,
+        partition: origin.partition.as_ref(),
+        executor: executor.as_ref(),
+        counts: &counts,
+    };
+    let parts = start::parts(config, comm, &inputs, built, origin.theta);
     let mut engine = agree(comm, Engine::new(parts))?;
     if let Some(state) = state {
         engine.restore(state);
@@ -129,6 +141,9 @@ impl Run<'_, '_> {
     fn save(&mut self) -> Result<(), TrainError> {
         let Some(output) = &self.output else { return Ok(()) };
         let engine = &self.engine;
+        // Before the state: where a state is, its adapter is too.
+        let keep = engine.parts.config.save_total_limit;
+        artifacts::write_checkpoint(output.folder(), engine.step, &self.adapter(), keep)?;
         let mut meta = serde_json::to_value(&self.identity).expect("settings are JSON");
         meta["num_tokens"] = engine.num_tokens.into();
         let path = output.save(StateRef {
@@ -204,13 +219,22 @@ impl Run<'_, '_> {
         Ok(tokenizer.decode(&new_ids, true)?)
     }
 
+    /// The adapter as it is now.
+    fn adapter(&self) -> Adapter {
+        Adapter { config: self.inputs.adapter.clone(), theta: self.engine.theta.clone() }
+    }
+
     /// Collective. Last held-out loss, adapter files, summary.
     fn finish(mut self, started: Instant, first_step: u64, mut facts: Value) -> Result<Summary, TrainError> {
         self.held_out()?;
         self.sample()?;
         let (config, engine) = (self.engine.parts.config, &self.engine);
-        let adapter = Adapter { config: adapter_config(config), theta: engine.theta.clone() };
-        let written = with(&mut self.output, |output| Ok(adapter.write(output.folder())?));
+        let adapter = self.adapter();
+        let written = with(&mut self.output, |output| {
+            let tokenizer = &self.inputs.tokenizer_files;
+            artifacts::write_tokenizer(output.folder(), tokenizer, config.eos_token.as_deref())?;
+            Ok(adapter.write(output.folder())?)
+        });
         let adapter_bytes = agree(engine.parts.comm, written)?;
         let output = self.output.as_ref();
         let data = self.inputs.held_out.as_ref().map(Dataset::fingerprint).unwrap_or_default();
@@ -228,7 +252,13 @@ impl Run<'_, '_> {
             theta_norm: l2_norm(&engine.theta),
         };
         facts["summary"] = serde_json::to_value(&summary).expect("a summary is JSON");
+        let base_model = self.inputs.adapter.base_model_name_or_path.as_deref().unwrap_or_default();
+        let adapted = self.inputs.space.total();
         let written = with(&mut self.output, |output| {
+            let (metrics, held_out) = output.history()?;
+            let (metrics, summary) = (metrics.as_slice(), &summary);
+            let card = Card { config, base_model, summary, adapted, metrics, held_out };
+            artifacts::write_card(output.folder(), &card)?;
             output.write_run(&self.identity, facts)?;
             match &config.output_dir_file {
                 Some(file) => write_output_dir(file, output.folder()),
@@ -252,16 +282,4 @@ fn with<T: Default>(
 fn write_output_dir(file: &Path, folder: &Path) -> Result<(), TrainError> {
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     Ok(checkpoint::write_atomic(file, &[folder.to_string_lossy().as_bytes(), b"\n"])?)
-}
-
-fn adapter_config(config: &TrainConfig) -> AdapterConfig {
-    AdapterConfig {
-        base_model_name_or_path: Some(config.model.clone()),
-        d: config.d as u64,
-        gpart_dropout: config.dropout,
-        isometric: config.isometric,
-        proj_seed: config.proj_seed,
-        target_modules: Some(json!(config.target_modules)),
-        ..AdapterConfig::default()
-    }
 }

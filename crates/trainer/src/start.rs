@@ -120,18 +120,25 @@ pub(crate) fn count_groups(
     Ok(sums.into_iter().map(|sum| sum as u64).collect())
 }
 
-#[allow(clippy::too_many_arguments, reason = "called once, to put the parts together")]
+/// What was made since the inputs were read.
+#[derive(Clone, Copy)]
+pub(crate) struct Built<'a> {
+    pub model: &'a Decoder,
+    pub weights: &'a DecoderWeights,
+    pub partition: &'a dyn Assignment,
+    pub executor: &'a dyn Executor,
+    pub counts: &'a [u64],
+}
+
+/// The engine's parts; `theta` is where it starts.
 pub(crate) fn parts<'a>(
     config: &'a TrainConfig,
     comm: &'a dyn Communicator,
-    model: &'a Decoder,
-    weights: &'a DecoderWeights,
     inputs: &Inputs,
-    partition: &'a dyn Assignment,
-    executor: &'a dyn Executor,
-    counts: &[u64],
+    built: Built<'a>,
     theta: Vec<f32>,
 ) -> Parts<'a> {
+    let Built { model, weights, partition, executor, counts } = built;
     let recompute = config.gradient_checkpointing;
     let overlay = Overlay::new(weights, &inputs.space, partition, executor, model.kind(), recompute);
     let largest = counts.iter().copied().max().unwrap_or(1);

@@ -1,0 +1,126 @@
+//! What a run leaves for others to load: adapters on the way, the tokenizer, the model card.
+
+use std::path::{Path, PathBuf};
+
+use adapter::{ADAPTER_FILES, Adapter};
+use checkpoint::{CheckpointError, write_atomic};
+use serde_json::Value;
+
+use crate::TrainError;
+use crate::model_card::{Card, MARK};
+
+const PREFIX: &str = "checkpoint-";
+
+/// Writes the adapter of `step` into `checkpoint-STEP`, then removes the oldest such folders beyond `keep`.
+pub(crate) fn write_checkpoint(
+    folder: &Path,
+    step: u64,
+    adapter: &Adapter,
+    keep: usize,
+) -> Result<(), TrainError> {
+    let own = folder.join(format!("{PREFIX}{step}"));
+    std::fs::create_dir_all(&own).map_err(|source| CheckpointError::Write { path: own.clone(), source })?;
+    adapter.write(&own)?;
+    // Later ones are of steps that are made again, with the same bits.
+    let earlier = checkpoints(folder).into_iter().rev().filter(|(of, _)| *of <= step);
+    for (_, old) in earlier.skip(keep) {
+        // Only what was written here: a folder with something else in it stays, with that.
+        for name in ADAPTER_FILES {
+            let _ = std::fs::remove_file(old.join(name));
+        }
+        let _ = std::fs::remove_dir(old);
+    }
+    Ok(())
+}
+
+/// Steps and folders, oldest first.
+fn checkpoints(folder: &Path) -> Vec<(u64, PathBuf)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found: Vec<(u64, PathBuf)> = entries
+        .filter_map(|entry| {
+            let step = entry.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok()?;
+            Some((step, entry.path()))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// Copies the tokenizer's files beside the adapter. An end-of-text token other than the tokenizer's own is written
+/// into them, as the official script does.
+pub(crate) fn write_tokenizer(
+    folder: &Path,
+    files: &[PathBuf],
+    eos_token: Option<&str>,
+) -> Result<(), TrainError> {
+    for file in files {
+        let Some(name) = file.file_name() else { continue };
+        let read = |source| CheckpointError::Read { path: file.clone(), source };
+        let mut bytes = std::fs::read(file).map_err(read)?;
+        let names_tokens = ["tokenizer_config.json", "special_tokens_map.json"].iter().any(|own| name == *own);
+        if let (Some(eos_token), true) = (eos_token, names_tokens) {
+            bytes = with_eos_token(&bytes, eos_token).unwrap_or(bytes);
+        }
+        write_atomic(&folder.join(name), &[&bytes])?;
+    }
+    Ok(())
+}
+
+fn with_eos_token(json: &[u8], eos_token: &str) -> Option<Vec<u8>> {
+    let mut value: Value = serde_json::from_slice(json).ok()?;
+    value.as_object_mut()?.insert("eos_token".to_owned(), eos_token.into());
+    serde_json::to_vec_pretty(&value).ok()
+}
+
+/// Writes the model card, unless the folder has a README.md that is somebody's own.
+pub(crate) fn write_card(folder: &Path, card: &Card<'_>) -> Result<(), TrainError> {
+    let path = folder.join("README.md");
+    let own = match std::fs::read_to_string(&path) {
+        Ok(text) => text.contains(MARK),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    match own {
+        true => Ok(write_atomic(&path, &[card.text().as_bytes()])?),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn old_checkpoints_go_and_other_files_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let adapter = Adapter { config: adapter::AdapterConfig { d: 2, ..Default::default() }, theta: vec![0.5; 2] };
+        let write = |step| write_checkpoint(folder.path(), step, &adapter, 2).unwrap();
+        let steps = || checkpoints(folder.path()).into_iter().map(|(step, _)| step).collect::<Vec<_>>();
+        [5, 10].map(write);
+        std::fs::write(folder.path().join("checkpoint-5/notes.txt"), "mine").unwrap();
+        write(15);
+        assert_eq!(steps(), [5, 10, 15]);
+        let left: Vec<_> = std::fs::read_dir(folder.path().join("checkpoint-5")).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1, "only what is somebody's own");
+        write(20);
+        assert_eq!(steps(), [5, 15, 20]);
+        // A run that went back makes its steps again; what it made before beyond them is not old.
+        write(16);
+        assert_eq!(steps(), [5, 15, 16, 20]);
+        assert_eq!(Adapter::read(&folder.path().join("checkpoint-16")).unwrap(), adapter);
+    }
+
+    #[test]
+    fn another_end_of_text_goes_into_the_tokenizer() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let config = from.path().join("tokenizer_config.json");
+        std::fs::write(&config, r#"{"bos_token": "<s>", "eos_token": "</s>"}"#).unwrap();
+        let tokens = from.path().join("tokenizer.json");
+        std::fs::write(&tokens, r#"{"eos_token": "untouched"}"#).unwrap();
+        write_tokenizer(to.path(), &[config, tokens.clone()], Some("<|end|>")).unwrap();
+        let text = std::fs::read_to_string(to.path().join("tokenizer_config.json")).unwrap();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((value["bos_token"].as_str(), value["eos_token"].as_str()), (Some("<s>"), Some("<|end|>")));
+        assert_eq!(std::fs::read(tokens).unwrap(), std::fs::read(to.path().join("tokenizer.json")).unwrap());
+    }
+}
