@@ -47,6 +47,7 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "model", may_name: LIBTORCH, ..LIBRARY },
     Member { name: "adapter", may_use: &["checkpoint"], ..LIBRARY },
     Member { name: "data", ..LIBRARY },
+    Member { name: "hub", ..LIBRARY },
     Member { name: "eval", may_use: &["model"], may_name: LIBTORCH, ..LIBRARY },
     Member { name: "checkpoint", ..LIBRARY },
     Member { name: "config", ..LIBRARY },
