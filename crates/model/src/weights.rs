@@ -180,7 +180,8 @@ impl CheckpointFiles {
     /// # Errors
     /// There is none, or its dtype is not read.
     pub fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
-        let shape = |entry: &crate::TensorEntry| entry.shape.iter().map(|dim| *dim as i64).collect::<Vec<_>>();
+        let shape =
+            |entry: &crate::TensorEntry| entry.shape.iter().map(|dim| *dim as i64).collect::<Vec<_>>();
         let shape = self.get(name).map(shape).unwrap_or_default();
         let (bytes, kind) = check_tensor(self, name, &shape)?;
         Tensor::f_from_data_size(bytes, &shape, kind).map_err(|error| ModelError::Torch {

@@ -9,7 +9,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use partition::{Assignment, Isa, Materialized, SignedMagnitude, Stateless, count, scales};
+use partition::{Assignment, Isa, Materialized, Scope, SignedMagnitude, Stateless, count, scales};
 use projection::{Dropout, FixedPoint, Map, scale_theta};
 
 const WEIGHTS: usize = 1 << 24;
@@ -44,7 +44,7 @@ fn row(partition: &dyn Assignment, isa: Isa, values: &[f32]) -> [f64; COLUMNS.le
         count(partition, 0..WEIGHTS as u64, &mut counts).unwrap();
     });
     let mut theta = vec![0.0; d as usize];
-    scale_theta(&values[..d as usize], &scales(&counts, true), &mut theta).unwrap();
+    scale_theta(&values[..d as usize], &scales(&counts, true, &Scope::Global), &mut theta).unwrap();
     let fixed = FixedPoint::new(counts.iter().copied().max().unwrap(), 8);
     let (mut out, mut sums) = (vec![0.0; RUN], vec![0; d as usize]);
     let mut times = [counting, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];

@@ -198,7 +198,7 @@ proptest! {
     fn reduce_is_the_adjoint_of_apply(case in any_case()) {
         let partition = case.partition();
         let range = case.first_index..case.first_index + case.len as u64;
-        let scales = scales(&count_parallel(&*partition, range, 2).unwrap(), true);
+        let scales = scales(&count_parallel(&*partition, range, 2).unwrap(), true, &Scope::Global);
         let (theta, grad) = (values(case.seed ^ 4, case.d as usize), values(case.seed ^ 5, case.len));
         let map = Map::new(&*partition, case.dropout());
         let (mut scaled, mut delta) = (vec![0.0; case.d as usize], vec![0.0; case.len]);
@@ -223,7 +223,7 @@ proptest! {
         prop_assert_eq!(counts.iter().sum::<u64>(), case.len as u64);
         let theta = values(case.seed ^ 6, case.d as usize);
         let (mut scaled, mut delta) = (vec![0.0; case.d as usize], vec![0.0; case.len]);
-        scale_theta(&theta, &scales(&counts, true), &mut scaled).unwrap();
+        scale_theta(&theta, &scales(&counts, true, &Scope::Global), &mut scaled).unwrap();
         Map::new(&*partition, None).apply(&scaled, case.first_index, None, &mut delta).unwrap();
         let square = |x: &f32| f64::from(*x).powi(2);
         let expect: f64 =

@@ -9,7 +9,7 @@ use std::time::Instant;
 use adapter::AdaptedSpace;
 use data::MicroBatch;
 use model::{BlockWeights, Decoder, DecoderWeights, LinearKind, ModelConfig, cross_entropy};
-use partition::{Stateless, count_parallel, scales};
+use partition::{Scope, Stateless, count_parallel, scales};
 use projection::{Dropout, Executor, FixedPoint, Reducer, scale_theta};
 use tch::{Device, Kind, Tensor, no_grad};
 use trainer::{AdamW, AdamWOptions, Overlay, Pass, ScaledTheta, clip, executor, linear_modules};
@@ -44,7 +44,7 @@ fn main() {
         },
         executor: executor.as_ref(),
         reducer: Reducer::new(D, FixedPoint::new(*counts.iter().max().unwrap(), 1), THREADS).unwrap(),
-        scales: scales(&counts, true),
+        scales: scales(&counts, true, &Scope::Global),
         theta: vec![0.0; D as usize],
         adam: AdamW::new(AdamWOptions::with_weight_decay(0.01), D as usize),
         step: 0,

@@ -57,7 +57,8 @@ pub(crate) fn write_tokenizer(
         let Some(name) = file.file_name() else { continue };
         let read = |source| CheckpointError::Read { path: file.clone(), source };
         let mut bytes = std::fs::read(file).map_err(read)?;
-        let names_tokens = ["tokenizer_config.json", "special_tokens_map.json"].iter().any(|own| name == *own);
+        let names_tokens =
+            ["tokenizer_config.json", "special_tokens_map.json"].iter().any(|own| name == *own);
         if let (Some(eos_token), true) = (eos_token, names_tokens) {
             bytes = with_eos_token(&bytes, eos_token).unwrap_or(bytes);
         }
@@ -93,7 +94,8 @@ mod tests {
     #[test]
     fn old_checkpoints_go_and_other_files_stay() {
         let folder = tempfile::tempdir().unwrap();
-        let adapter = Adapter { config: adapter::AdapterConfig { d: 2, ..Default::default() }, theta: vec![0.5; 2] };
+        let adapter =
+            Adapter { config: adapter::AdapterConfig { d: 2, ..Default::default() }, theta: vec![0.5; 2] };
         let write = |step| write_checkpoint(folder.path(), step, &adapter, 2).unwrap();
         let steps = || checkpoints(folder.path()).into_iter().map(|(step, _)| step).collect::<Vec<_>>();
         [5, 10].map(write);
@@ -120,7 +122,10 @@ mod tests {
         write_tokenizer(to.path(), &[config, tokens.clone()], Some("<|end|>")).unwrap();
         let text = std::fs::read_to_string(to.path().join("tokenizer_config.json")).unwrap();
         let value: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((value["bos_token"].as_str(), value["eos_token"].as_str()), (Some("<s>"), Some("<|end|>")));
+        assert_eq!(
+            (value["bos_token"].as_str(), value["eos_token"].as_str()),
+            (Some("<s>"), Some("<|end|>"))
+        );
         assert_eq!(std::fs::read(tokens).unwrap(), std::fs::read(to.path().join("tokenizer.json")).unwrap());
     }
 }

@@ -29,6 +29,7 @@ pub(crate) struct Inputs {
 
 /// Where training starts from.
 pub(crate) struct Origin {
+    pub spec: Spec,
     pub partition: Box<dyn Assignment>,
     /// θ before the first step, length d.
     pub theta: Vec<f32>,
@@ -86,7 +87,7 @@ impl Inputs {
             fingerprints,
         };
         inputs.check_ranks(config, comm)?;
-        Ok((inputs, Origin { partition, theta }))
+        Ok((inputs, Origin { spec, partition, theta }))
     }
 
     /// Collective. Every rank has read the same.

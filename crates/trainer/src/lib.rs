@@ -27,14 +27,14 @@ pub use agree::agree;
 pub use error::TrainError;
 pub use event::{Event, Observer, StartInfo, StepMetrics, Summary};
 pub use inputs::{Fingerprints, linear_modules};
-pub use method::{Sources, adapter_config, partition, settings_of};
 pub use learning_rate::{Decay, LearningRate};
+pub use method::{Sources, adapter_config, partition, settings_of};
 pub use openmp::executor;
 pub use optimizer::{AdamW, AdamWOptions, clip, l2_norm};
 pub use overlay::{AdaptedBlock, Overlay, ScaledTheta};
 pub use pass::Pass;
-pub use samples::first_rows;
 pub use run::{Surroundings, earlier_settings, run};
+pub use samples::first_rows;
 
 /// blake3 (hex) of θ's little-endian f32 bytes, as in `metrics.jsonl`.
 pub fn theta_hash(theta: &[f32]) -> String {

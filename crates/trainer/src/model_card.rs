@@ -6,7 +6,8 @@ use crate::output::HeldOutLine;
 use crate::{StepMetrics, Summary};
 
 /// First line after the front matter; a README without it is somebody's own and is left alone.
-pub(crate) const MARK: &str = "<!-- written by gpart-dist; a later run of the same folder writes it again -->";
+pub(crate) const MARK: &str =
+    "<!-- written by gpart-dist; a later run of the same folder writes it again -->";
 
 /// Rows of the training table; more steps are thinned out evenly.
 const ROWS: usize = 20;
@@ -40,7 +41,8 @@ impl Card<'_> {
     }
 
     fn introduction(&self) -> String {
-        let TrainConfig { d, proj_seed, assignment_backend, partition_scope, grouping_strategy, .. } = self.config;
+        let TrainConfig { d, proj_seed, assignment_backend, partition_scope, grouping_strategy, .. } =
+            self.config;
         format!(
             "A [GPart](https://arxiv.org/abs/2605.14841) adapter of `{}`: {d} trained numbers over {} adapted weights. \
              Partition: {assignment_backend} backend, seed {proj_seed}, scope {partition_scope}, grouping \
@@ -62,7 +64,9 @@ impl Card<'_> {
     fn table(&self) -> String {
         let every = self.metrics.len().div_ceil(ROWS).max(1) as u64;
         let last = self.metrics.last().map_or(0, |metrics| metrics.step);
-        let mut text = "| step | epoch | training loss | held-out loss | learning rate |\n|---|---|---|---|---|\n".to_owned();
+        let mut text =
+            "| step | epoch | training loss | held-out loss | learning rate |\n|---|---|---|---|---|\n"
+                .to_owned();
         let held_out = |step: u64| {
             let line = self.held_out.iter().find(|line| line.step == step);
             line.map_or(String::new(), |line| format!("{:.4}", line.loss))
@@ -86,8 +90,22 @@ impl Card<'_> {
             ("d", config.d.to_string()),
             ("target modules", config.target_modules.join(", ")),
             ("dropout on ΔW", config.dropout.to_string()),
-            ("learning rate", format!("{} ({}, warm-up {})", config.learning_rate, config.lr_scheduler_type, config.warmup_ratio)),
-            ("rows a step", format!("{} ({} × {})", config.global_batch_size(), config.micro_batch_size, config.accumulation_steps)),
+            (
+                "learning rate",
+                format!(
+                    "{} ({}, warm-up {})",
+                    config.learning_rate, config.lr_scheduler_type, config.warmup_ratio
+                ),
+            ),
+            (
+                "rows a step",
+                format!(
+                    "{} ({} × {})",
+                    config.global_batch_size(),
+                    config.micro_batch_size,
+                    config.accumulation_steps
+                ),
+            ),
             ("epochs", config.epochs.to_string()),
             ("longest row", format!("{} tokens", config.max_seq_length)),
             ("weight decay, clipping", format!("{}, {}", config.weight_decay, config.max_grad_norm)),

@@ -12,8 +12,8 @@ use model::Decoder;
 use serde_json::{Value, json};
 use tch::Device;
 
-use crate::artifacts;
 use crate::agree::{agree, from_first, same_theta};
+use crate::artifacts;
 use crate::engine::Engine;
 use crate::inputs::Inputs;
 use crate::model_card::Card;
@@ -68,6 +68,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
         model: &model,
         weights: &weights,
         partition: origin.partition.as_ref(),
+        scope: &origin.spec.scope,
         executor: executor.as_ref(),
         counts: &counts,
     };

@@ -7,7 +7,7 @@ use comm::Communicator;
 use config::TrainConfig;
 use mesh::{Degrees, Mesh};
 use model::{Decoder, DecoderWeights};
-use partition::Assignment;
+use partition::{Assignment, Scope};
 use projection::{Executor, FixedPoint};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
@@ -126,6 +126,7 @@ pub(crate) struct Built<'a> {
     pub model: &'a Decoder,
     pub weights: &'a DecoderWeights,
     pub partition: &'a dyn Assignment,
+    pub scope: &'a Scope,
     pub executor: &'a dyn Executor,
     pub counts: &'a [u64],
 }
@@ -138,7 +139,7 @@ pub(crate) fn parts<'a>(
     built: Built<'a>,
     theta: Vec<f32>,
 ) -> Parts<'a> {
-    let Built { model, weights, partition, executor, counts } = built;
+    let Built { model, weights, partition, scope, executor, counts } = built;
     let recompute = config.gradient_checkpointing;
     let overlay = Overlay::new(weights, &inputs.space, partition, executor, model.kind(), recompute);
     let largest = counts.iter().copied().max().unwrap_or(1);
@@ -155,7 +156,7 @@ pub(crate) fn parts<'a>(
         pass: Pass { model, weights, overlay, recompute, cross_entropy_chunk: config.cross_entropy_chunk },
         executor,
         fixed: FixedPoint::new(largest, inputs.schedule.micro_batches_per_step()),
-        scales: partition::scales(counts, config.isometric),
+        scales: partition::scales(counts, config.isometric, scope),
         learning_rate: LearningRate::new(config.learning_rate, decay, config.warmup_ratio, total),
         pad_id: inputs.tokenizer.pad_id(),
         adam: AdamW::new(AdamWOptions::with_weight_decay(config.weight_decay), counts.len()),

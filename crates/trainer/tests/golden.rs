@@ -92,14 +92,16 @@ fn check_case(
     let space = space(loaded, &adapter);
     let partition = partition(loaded, &adapter, &space);
     let counts = count_parallel(partition.as_ref(), 0..space.total(), 2).unwrap();
-    let scales = scales(&counts, adapter.config.isometric);
+    let scope = adapter.config.partition(&space).unwrap().scope;
+    let scales = scales(&counts, adapter.config.isometric, &scope);
     let mut scaled = vec![0.0; theta.len()];
     scale_theta(&theta, &scales, &mut scaled).unwrap();
     let scaled = ScaledTheta { values: &scaled, stamp: 1 };
     let batch = expected.batch();
     let mut grads = Vec::new();
     for recompute in [false, true] {
-        let overlay = Overlay::new(&loaded.weights, &space, partition.as_ref(), &Serial, Kind::Float, recompute);
+        let overlay =
+            Overlay::new(&loaded.weights, &space, partition.as_ref(), &Serial, Kind::Float, recompute);
         let mut pass = Pass {
             model: &loaded.model,
             weights: &loaded.weights,

@@ -111,7 +111,7 @@ fn sizes(
 ) -> Result<(), PartitionError> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let counts = partition::count_parallel(partition, range, threads)?;
-    let scales = partition::scales(&counts, true);
+    let scales = partition::scales(&counts, true, &Scope::Global);
     let mut hasher = Sha256::new();
     counts.iter().for_each(|count| hasher.update(count.to_le_bytes()));
     facts["counts_sha256"] = hex(&hasher.finalize()).into();
