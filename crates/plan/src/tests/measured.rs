@@ -66,6 +66,24 @@ fn what_the_allocator_holds_is_estimated_within_a_quarter() {
     }
 }
 
+/// Beyond d = 4096 and the same threads, in MiB after some steps; and the whole with held-out batches of 8 rows.
+#[test]
+fn theta_and_held_out_data_cost_what_was_measured() {
+    let of = |d: u64, threads: u64, recompute: bool, eval_batch_size: Option<u64>| {
+        let mut facts = facts(model([512, 1408, 4, 8, 8, 64, 4096], ATTENTION));
+        facts.data = Data { rows: Some(8), longest_tokens: Some(1024), max_seq_length: 1024, ..facts.data };
+        let training = Training { d, threads, recompute, eval_batch_size, ..facts.training };
+        facts.training = Training { micro_batch_size: 1, accumulation: 2, ..training };
+        (plan(&facts).memory.peak - MAPPED_LIBRARIES) as f64 / f64::from(1 << 20)
+    };
+    for (threads, mib) in [(1, 183.0), (2, 213.0)] {
+        let more = of(4_000_000, threads, false, None) - of(4096, threads, false, None);
+        assert!((more - mib).abs() < 2.0, "{more} MiB with {threads} threads, measured {mib}");
+    }
+    let held_out = of(4096, 1, true, Some(8));
+    assert!((held_out / 312.0 - 1.0).abs() < 0.05, "{held_out} MiB, measured 312");
+}
+
 fn measured(row: (u64, u64, u64, u64, Dtype, bool, u64)) -> Measured {
     let (intermediate, blocks, kv_heads, length, dtype, recompute, mib) = row;
     Measured { intermediate, blocks, kv_heads, length, dtype, recompute, mib }
