@@ -43,6 +43,7 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "partition", is_pure: true, ..LIBRARY },
     Member { name: "projection", may_use: &["partition"], is_pure: true, ..LIBRARY },
     Member { name: "mesh", is_pure: true, ..LIBRARY },
+    Member { name: "plan", may_use: &["mesh", "partition", "projection"], is_pure: true, ..LIBRARY },
     Member { name: "comm", may_name: MPI, ..LIBRARY },
     Member { name: "model", may_name: LIBTORCH, ..LIBRARY },
     Member { name: "adapter", may_use: &["checkpoint"], ..LIBRARY },

@@ -1,0 +1,174 @@
+//! Bytes of a rank, by part and by phase.
+
+use serde::Serialize;
+
+use crate::PlanError;
+use crate::count::{product, sum};
+use crate::facts::{Dtype, Facts};
+use crate::parameters::Parameters;
+
+mod parts;
+
+/// A part of a rank's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// What it is.
+    pub name: &'static str,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Parts that are alive together for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Phase {
+    /// What the rank is doing.
+    pub name: &'static str,
+    /// What that takes beyond what is held all the time.
+    pub parts: Vec<Part>,
+    /// Sum of the parts.
+    pub bytes: u64,
+}
+
+/// What one rank needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Parts that live as long as the run.
+    pub held: Vec<Part>,
+    /// Sum of those.
+    pub held_bytes: u64,
+    /// What comes on top by turns.
+    pub phases: Vec<Phase>,
+    /// What is alive at the worst moment: held, and the largest phase.
+    pub peak: u64,
+    /// What the allocator is likely to hold beyond that: freed pieces of activations below 32 MiB go back to glibc's
+    /// heap and not to the system. As many bytes as such pieces have; measured at 0.6 to 1.2 times those.
+    pub allocator: u64,
+    /// Ranks on the host.
+    pub ranks_on_host: u64,
+    /// `peak` of all ranks on the host.
+    pub host_peak: u64,
+    /// Memory of the host that a program could still get.
+    pub available: Option<u64>,
+}
+
+/// A change of the settings, and what the host would need with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Remedy {
+    /// The flags, or what else to do.
+    pub change: String,
+    /// Bytes of the host's peak with it.
+    pub needed: u64,
+}
+
+/// The memory of a run, refused where the host certainly does not have it: to be asked before weights are loaded, with
+/// rows and lengths as they turned out.
+///
+/// # Errors
+/// [`PlanError::Memory`] when what is alive at the worst moment, on all ranks of the host, is more than the host has
+/// available. What the allocator may hold on top does not refuse a run.
+pub fn memory(facts: &Facts) -> Result<Memory, PlanError> {
+    let memory = Memory::new(facts);
+    match memory.available {
+        Some(available) if memory.host_peak > available => Err(PlanError::Memory {
+            needed: memory.host_peak,
+            available,
+            ranks: memory.ranks_on_host,
+            remedies: memory.remedies(facts),
+            memory: Box::new(memory),
+        }),
+        _ => Ok(memory),
+    }
+}
+
+impl Memory {
+    pub(crate) fn new(facts: &Facts) -> Self {
+        let parameters = Parameters::new(&facts.model);
+        let held = parts::held(facts, &parameters);
+        let (phases, heap) = parts::phases(facts, &parameters);
+        let held_bytes = sum(held.iter().map(|part| part.bytes));
+        let largest = phases.iter().map(|phase| phase.bytes).max().unwrap_or(0);
+        let peak = held_bytes.saturating_add(largest);
+        let ranks_on_host = facts.ranks.on_host.max(1);
+        Self {
+            held,
+            held_bytes,
+            phases,
+            peak,
+            allocator: heap,
+            ranks_on_host,
+            host_peak: product([peak, ranks_on_host]),
+            available: facts.host.available_memory,
+        }
+    }
+
+    /// The phase that makes the peak.
+    pub fn largest_phase(&self) -> Option<&Phase> {
+        // The first one where several are as large.
+        self.phases.iter().rev().max_by_key(|phase| phase.bytes)
+    }
+
+    /// What all ranks of the host take with what the allocator may hold.
+    pub fn host_with_allocator(&self) -> u64 {
+        product([self.peak.saturating_add(self.allocator), self.ranks_on_host])
+    }
+
+    /// The bytes of the part of this name, held or of the largest phase; 0 where there is none.
+    pub fn part(&self, name: &str) -> u64 {
+        let phase = self.largest_phase().map_or(&[][..], |phase| &phase.parts);
+        let found = self.held.iter().chain(phase).find(|part| part.name == name);
+        found.map_or(0, |part| part.bytes)
+    }
+
+    /// The changes that make the host's peak at least a hundredth smaller: single ones, most helpful first, then all
+    /// of those together, then fewer ranks.
+    pub fn remedies(&self, facts: &Facts) -> Vec<Remedy> {
+        let remedy = |(change, changed): (String, Facts)| {
+            let needed = Self::new(&changed).host_peak;
+            (needed < self.host_peak - self.host_peak / 100).then_some(Remedy { change, needed })
+        };
+        let (mut single, together) = changes(facts);
+        let mut remedies: Vec<Remedy> = single.drain(..).filter_map(remedy).collect();
+        remedies.sort_by_key(|remedy| remedy.needed);
+        if remedies.len() > 1 {
+            remedies.extend(remedy(("all of these together".to_owned(), together)));
+        }
+        if facts.ranks.on_host > 1 {
+            let mut fewer = facts.clone();
+            fewer.ranks.on_host = 1;
+            remedies.extend(remedy(("one rank a host".to_owned(), fewer)));
+        }
+        remedies
+    }
+}
+
+/// Each setting that can be traded for memory with the facts as they are then, and the facts with all of them.
+fn changes(facts: &Facts) -> (Vec<(String, Facts)>, Facts) {
+    const SHORTEST: u64 = 256;
+    let mut changes = Vec::new();
+    let mut all = facts.clone();
+    let mut add = |text: String, change: &dyn Fn(&mut Facts)| {
+        let mut changed = facts.clone();
+        change(&mut changed);
+        change(&mut all);
+        changes.push((text, changed));
+    };
+    if !facts.training.recompute {
+        add("--gradient-checkpointing".to_owned(), &|facts| facts.training.recompute = true);
+    }
+    if facts.training.dtype == Dtype::Float32 {
+        add("--dtype bfloat16".to_owned(), &|facts| facts.training.dtype = Dtype::Bfloat16);
+    }
+    let (size, accumulation) = (facts.training.micro_batch_size, facts.training.accumulation);
+    if size > 1 {
+        let accumulation = product([size, accumulation]);
+        add(format!("--micro-batch-size 1 --accumulation-steps {accumulation}"), &|facts| {
+            facts.training.micro_batch_size = 1;
+            facts.training.accumulation = accumulation;
+        });
+    }
+    let shorter = (facts.data.longest() / 2).max(SHORTEST);
+    if shorter < facts.data.longest() {
+        add(format!("--max-seq-length {shorter}"), &|facts| facts.data.max_seq_length = shorter);
+    }
+    (changes, all)
+}

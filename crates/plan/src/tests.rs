@@ -1,0 +1,95 @@
+#![allow(clippy::unwrap_used)]
+
+//! Whole plans against numbers worked out by hand, against measurements, and for any numbers at all.
+
+mod any_numbers;
+mod by_hand;
+mod measured;
+
+use mesh::Degrees;
+
+use crate::*;
+
+const ALL: [Role; 7] = [Role::Query, Role::Key, Role::Value, Role::Output, Role::Gate, Role::Up, Role::Down];
+const ATTENTION: &[Role] = &[Role::Query, Role::Key, Role::Value, Role::Output];
+
+/// Hidden, intermediate, blocks, heads, key-value heads, head size, vocabulary.
+type Sizes = [u64; 7];
+
+const LLAMA_8B: Sizes = [4096, 14_336, 32, 32, 8, 128, 128_256];
+const QWEN_HALF_B: Sizes = [896, 4864, 24, 14, 2, 64, 151_936];
+
+fn model(sizes: Sizes, adapted: &[Role]) -> Model {
+    let [hidden, intermediate, blocks, heads, kv_heads, head_dim, vocab] = sizes;
+    let mut model = Model { vocab, hidden, intermediate, heads, kv_heads, head_dim, ..Model::default() };
+    let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+    let linears: Vec<Linear> = ALL
+        .iter()
+        .map(|role| {
+            let (outputs, inputs) = match role {
+                Role::Query => (q, hidden),
+                Role::Key | Role::Value => (kv, hidden),
+                Role::Output => (hidden, q),
+                Role::Gate | Role::Up => (intermediate, hidden),
+                Role::Down => (hidden, intermediate),
+            };
+            let adapted_weight = adapted.contains(role);
+            Linear { role: *role, outputs, inputs, bias: false, adapted_weight, adapted_bias: false }
+        })
+        .collect();
+    (0..blocks).for_each(|_| model.push_block(linears.clone()));
+    model
+}
+
+/// The official defaults on one rank.
+fn facts(model: Model) -> Facts {
+    Facts {
+        model,
+        data: Data { max_seq_length: 2048, ..Data::default() },
+        training: Training {
+            dtype: Dtype::Float32,
+            micro_batch_size: 2,
+            accumulation: 8,
+            epochs: 2.0,
+            max_steps: None,
+            warmup_ratio: 0.05,
+            d: 524_288,
+            partition: PartitionKind::Stateless,
+            block_scope: false,
+            isometric: true,
+            dropout: 0.05,
+            recompute: false,
+            cross_entropy_chunk: 1024,
+            threads: 1,
+            save_steps: 250,
+            save_total_limit: 2,
+            checkpoint_adapters: false,
+            checkpoint_bytes: None,
+            eval_batch_size: None,
+            samples: false,
+        },
+        ranks: ranks(1),
+        host: Host::default(),
+        speed: None,
+    }
+}
+
+fn ranks(count: usize) -> Ranks {
+    let mesh = Degrees { dp_replicate: count, dp_shard: 1, pp: 1 };
+    Ranks { total: count as u64, on_host: count as u64, mesh }
+}
+
+fn plan(facts: &Facts) -> Plan {
+    Plan::new(facts).unwrap()
+}
+
+fn codes(plan: &Plan) -> Vec<&'static str> {
+    plan.warnings.iter().map(|warning| warning.code).collect()
+}
+
+/// All text of a plan, a line a row.
+fn text(plan: &Plan) -> String {
+    let sections = plan.sections();
+    let rows = sections.iter().flat_map(|section| &section.rows);
+    rows.map(|(label, value)| format!("{label}  {value}\n")).collect()
+}

@@ -1,0 +1,161 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// Any number, with small ones, powers of two and the ends more often than by chance.
+fn any_count() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        0_u64..5,
+        1_u64..100_000,
+        (0_u32..64, 0_u64..3).prop_map(|(power, more)| (1_u64 << power).saturating_add(more)),
+        Just(u64::MAX),
+        any::<u64>(),
+    ]
+}
+
+fn any_real() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        0.0..4.0,
+        any::<f64>(),
+        Just(f64::NAN),
+        Just(f64::INFINITY),
+        Just(f64::NEG_INFINITY),
+        Just(0.0),
+        Just(-1.0)
+    ]
+}
+
+fn any_linear() -> impl Strategy<Value = Linear> {
+    (0_usize..7, any_count(), any_count(), any::<[bool; 3]>()).prop_map(|(role, outputs, inputs, flags)| {
+        let [bias, adapted_weight, adapted_bias] = flags;
+        Linear { role: ALL[role], outputs, inputs, bias, adapted_weight, adapted_bias }
+    })
+}
+
+fn any_model() -> impl Strategy<Value = Model> {
+    let run = (any_count(), proptest::collection::vec(any_linear(), 0..8))
+        .prop_map(|(repeat, linears)| BlockRun { repeat, linears });
+    let counts = proptest::array::uniform6(any_count());
+    let options = proptest::array::uniform3(proptest::option::of(any_count()));
+    (counts, options, any::<bool>(), proptest::collection::vec(run, 0..5)).prop_map(
+        |(counts, options, tied, blocks)| {
+            let [vocab, hidden, intermediate, heads, kv_heads, head_dim] = counts;
+            let [max_positions, sliding_window, stored_bytes] = options;
+            Model {
+                vocab,
+                hidden,
+                intermediate,
+                heads,
+                kv_heads,
+                head_dim,
+                tied,
+                max_positions,
+                sliding_window,
+                blocks,
+                stored_bytes,
+            }
+        },
+    )
+}
+
+fn any_training() -> impl Strategy<Value = Training> {
+    let counts = proptest::array::uniform7(any_count());
+    let options = proptest::array::uniform3(proptest::option::of(any_count()));
+    let reals = proptest::array::uniform3(any_real());
+    (counts, options, reals, any::<[bool; 5]>(), 0_usize..3, 0_usize..3).prop_map(
+        |(counts, options, [epochs, warmup_ratio, dropout], flags, dtype, partition)| Training {
+            dtype: [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16][dtype],
+            micro_batch_size: counts[0],
+            accumulation: counts[1],
+            epochs,
+            max_steps: options[0],
+            warmup_ratio,
+            d: counts[2],
+            partition: [
+                PartitionKind::Stateless,
+                PartitionKind::Materialized,
+                PartitionKind::SignedMagnitude,
+            ][partition],
+            block_scope: flags[0],
+            isometric: flags[1],
+            dropout,
+            recompute: flags[2],
+            cross_entropy_chunk: counts[3],
+            threads: counts[4],
+            save_steps: counts[5],
+            save_total_limit: counts[6],
+            checkpoint_adapters: flags[3],
+            checkpoint_bytes: options[1],
+            eval_batch_size: options[2],
+            samples: flags[4],
+        },
+    )
+}
+
+fn any_facts() -> impl Strategy<Value = Facts> {
+    let options = proptest::array::uniform5(proptest::option::of(any_count()));
+    let reals = (proptest::option::of(any_real()), proptest::option::of(any_real()), any::<bool>());
+    (any_model(), any_training(), options, reals, any_count(), any_count(), any_count()).prop_map(
+        |(model, training, options, (mean_tokens, speed, tokens), max_seq_length, total, on_host)| {
+            let [rows, longest_tokens, available_memory, free_disk, cores] = options;
+            let total = total.max(1);
+            let mesh = Degrees { dp_replicate: total as usize, dp_shard: 1, pp: 1 };
+            let wrap =
+                |speed| if tokens { Speed::TokensPerSecond(speed) } else { Speed::TeraflopsPerRank(speed) };
+            Facts {
+                model,
+                data: Data { rows, mean_tokens, longest_tokens, max_seq_length },
+                training,
+                ranks: Ranks { total, on_host, mesh },
+                host: Host { available_memory, free_disk, cores },
+                speed: speed.map(wrap),
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #[test]
+    fn no_numbers_panic_and_every_line_fits(facts in any_facts()) {
+        let plan = Plan::new(&facts).unwrap();
+        for section in plan.sections() {
+            for (label, value) in &section.rows {
+                let columns = label.chars().count() + 2 + value.chars().count();
+                prop_assert!(columns <= 96, "{columns} columns: {label}  {value}");
+                prop_assert!(!value.contains("NaN") && !value.contains("inf"), "{label}  {value}");
+            }
+        }
+        prop_assert!(serde_json::to_string(&plan).is_ok());
+        let groups = &plan.groups;
+        prop_assert!(groups.min <= groups.max && groups.empty >= 0.0, "{groups:?}");
+        prop_assert!(plan.steps.busiest_rank <= plan.steps.micro_batches);
+        let memory = &plan.memory;
+        prop_assert!(memory.peak >= memory.held_bytes);
+        // What a plan says of memory and what a run is refused for are one.
+        match crate::memory(&facts) {
+            Ok(again) => prop_assert_eq!(&again, memory),
+            Err(error) => {
+                prop_assert!(plan.is_refused());
+                prop_assert!(!error.to_string().is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn more_of_anything_never_takes_less(facts in any_facts(), which in 0_usize..6, more in 1_u64..1000) {
+        let mut larger = facts.clone();
+        match which {
+            0 => larger.training.d = larger.training.d.saturating_add(more),
+            1 => larger.model.hidden = larger.model.hidden.saturating_add(more),
+            2 => larger.model.vocab = larger.model.vocab.saturating_add(more),
+            3 => larger.training.micro_batch_size = larger.training.micro_batch_size.saturating_add(more),
+            4 => larger.training.threads = larger.training.threads.saturating_add(more),
+            _ => larger.data.max_seq_length = larger.data.max_seq_length.saturating_add(more),
+        }
+        // Stored bytes are given for the whole model: a larger one of the same size is stored in fewer a number.
+        larger.model.stored_bytes = None;
+        let facts = Facts { model: Model { stored_bytes: None, ..facts.model.clone() }, ..facts };
+        prop_assert!(Memory::new(&larger).peak >= Memory::new(&facts).peak);
+    }
+}
