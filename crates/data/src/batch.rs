@@ -52,9 +52,10 @@ pub fn collate(dataset: &Dataset, rows: &[u32], pad_id: u32, side: PaddingSide) 
         for (i, &id) in example.ids.iter().enumerate() {
             batch.input_ids[start + i] = i64::from(id);
             batch.attention_mask[start + i] = 1;
-            if i >= example.first_label {
-                batch.labels[start + i] = i64::from(id);
-            }
+        }
+        for &[first, end] in example.supervised {
+            let run = start + first as usize..start + end as usize;
+            batch.labels[run.clone()].copy_from_slice(&batch.input_ids[run]);
         }
     }
     batch

@@ -7,9 +7,10 @@
 //! | 8 | magic and format version |
 //! | 32 | key: blake3 of everything that the tokens depend on |
 //! | 32 | blake3 of the content (the dataset's fingerprint) |
-//! | 8, 8 | rows n, tokens t |
+//! | 8, 8, 8 | rows n, labelled runs r, tokens t |
 //! | 8·(n+1) | offsets: the ids of row i are `offsets[i]..offsets[i + 1]` |
-//! | 4·n | first label of each row |
+//! | 8·(n+1) | the same for the runs of row i |
+//! | 8·r | runs: first place with a label and the place after the last, from the row's start |
 //! | 4·t | ids |
 
 use std::fs::File;
@@ -19,29 +20,44 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use crate::{BuildOptions, Result, Row, Tokenizer};
+use crate::dataset::BuildOptions;
+use crate::encoder::Encoded;
+use crate::{Content, Rows, Schema, Template, Tokenizer, TrainOn};
 
 /// Changes with the layout and with any change of what the same input is turned into.
-const MAGIC: u64 = u64::from_be_bytes(*b"gpTOKv01");
-const HEADER: usize = 8 + 32 + 32 + 8 + 8;
+const MAGIC: u64 = u64::from_be_bytes(*b"gpTOKv02");
+const HEADER: usize = 8 + 32 + 32 + 8 + 8 + 8;
 
 /// The tokens of all rows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrays<'a> {
     /// n + 1 ascending places in `ids`.
     pub offsets: &'a [u64],
-    /// n places, relative to the row's own start.
-    pub first_labels: &'a [u32],
+    /// n + 1 ascending places in `runs`.
+    pub run_offsets: &'a [u64],
+    /// Half-open ranges of places with labels, relative to the row's own start.
+    pub runs: &'a [[u32; 2]],
     /// All rows' ids, one after the other.
     pub ids: &'a [u32],
 }
 
-impl Arrays<'_> {
+impl<'a> Arrays<'a> {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// The ids of row `i`, and its runs.
+    pub fn row(&self, i: usize) -> (&'a [u32], &'a [[u32; 2]]) {
+        let range = |offsets: &[u64]| offsets[i] as usize..offsets[i + 1] as usize;
+        (&self.ids[range(self.offsets)], &self.runs[range(self.run_offsets)])
+    }
+
     /// blake3 of the content; the lengths go first, so that no two contents share a byte string.
     pub fn fingerprint(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
-        for length in [self.first_labels.len(), self.ids.len()] {
-            hasher.update(&(length as u64).to_le_bytes());
+        for length in self.lengths() {
+            hasher.update(&length.to_le_bytes());
         }
         for bytes in self.bytes() {
             hasher.update(bytes);
@@ -49,19 +65,36 @@ impl Arrays<'_> {
         hasher.finalize()
     }
 
-    fn bytes(&self) -> [&[u8]; 3] {
-        let Self { offsets, first_labels, ids } = self;
-        [bytemuck::cast_slice(offsets), bytemuck::cast_slice(first_labels), bytemuck::cast_slice(ids)]
+    /// Rows, runs, tokens.
+    fn lengths(&self) -> [u64; 3] {
+        [self.len(), self.runs.len(), self.ids.len()].map(|length| length as u64)
+    }
+
+    fn bytes(&self) -> [&'a [u8]; 4] {
+        let Self { offsets, run_offsets, runs, ids } = *self;
+        [
+            bytemuck::cast_slice(offsets),
+            bytemuck::cast_slice(run_offsets),
+            bytemuck::cast_slice(runs),
+            bytemuck::cast_slice(ids),
+        ]
     }
 
     /// What slicing relies on. The hash already says that we wrote the file; this says that we wrote it right.
     fn are_consistent(&self) -> bool {
-        let Self { offsets, first_labels, ids } = self;
-        let rows = offsets.windows(2).zip(*first_labels);
-        offsets.len() == first_labels.len() + 1
-            && offsets.first() == Some(&0)
-            && offsets.last() == Some(&(ids.len() as u64))
-            && rows.into_iter().all(|(w, &first)| w[0] <= w[1] && u64::from(first) <= w[1] - w[0])
+        let ascends = |offsets: &[u64], end: usize| {
+            offsets.first() == Some(&0)
+                && offsets.last() == Some(&(end as u64))
+                && offsets.windows(2).all(|pair| pair[0] <= pair[1])
+        };
+        ascends(self.offsets, self.ids.len())
+            && ascends(self.run_offsets, self.runs.len())
+            && (0..self.len()).all(|i| {
+                let (ids, runs) = self.row(i);
+                runs.iter().all(|[start, end]| start < end)
+                    && runs.windows(2).all(|pair| pair[0][1] < pair[1][0])
+                    && runs.last().is_none_or(|last| last[1] as usize <= ids.len())
+            })
     }
 }
 
@@ -69,33 +102,44 @@ impl Arrays<'_> {
 #[derive(Debug)]
 pub(crate) struct Owned {
     offsets: Vec<u64>,
-    first_labels: Vec<u32>,
+    run_offsets: Vec<u64>,
+    runs: Vec<[u32; 2]>,
     ids: Vec<u32>,
 }
 
 impl Owned {
-    pub fn with_capacity(rows: usize, tokens: usize) -> Self {
-        let mut offsets = Vec::with_capacity(rows + 1);
-        offsets.push(0);
-        Self { offsets, first_labels: Vec::with_capacity(rows), ids: Vec::with_capacity(tokens) }
+    pub fn with_capacity(rows: usize, runs: usize, tokens: usize) -> Self {
+        let places = || {
+            let mut places = Vec::with_capacity(rows + 1);
+            places.push(0);
+            places
+        };
+        Self {
+            offsets: places(),
+            run_offsets: places(),
+            runs: Vec::with_capacity(runs),
+            ids: Vec::with_capacity(tokens),
+        }
     }
 
     pub fn arrays(&self) -> Arrays<'_> {
-        Arrays { offsets: &self.offsets, first_labels: &self.first_labels, ids: &self.ids }
+        let Self { offsets, run_offsets, runs, ids } = self;
+        Arrays { offsets, run_offsets, runs, ids }
     }
 
-    /// Adds a row: `write` appends its ids and returns the place of its first label among them.
-    pub fn push(&mut self, write: impl FnOnce(&mut Vec<u32>) -> Result<usize>) -> Result<()> {
-        let first_label = write(&mut self.ids)?;
-        self.first_labels.push(first_label as u32);
+    /// Adds a row.
+    pub fn push(&mut self, row: &Encoded) {
+        self.ids.extend_from_slice(&row.ids);
+        self.runs.extend_from_slice(&row.supervised);
         self.offsets.push(self.ids.len() as u64);
-        Ok(())
+        self.run_offsets.push(self.runs.len() as u64);
     }
 
     pub fn append(&mut self, more: Arrays) {
-        let start = self.ids.len() as u64;
-        self.offsets.extend(more.offsets[1..].iter().map(|offset| start + offset));
-        self.first_labels.extend_from_slice(more.first_labels);
+        let (ids, runs) = (self.ids.len() as u64, self.runs.len() as u64);
+        self.offsets.extend(more.offsets[1..].iter().map(|offset| ids + offset));
+        self.run_offsets.extend(more.run_offsets[1..].iter().map(|offset| runs + offset));
+        self.runs.extend_from_slice(more.runs);
         self.ids.extend_from_slice(more.ids);
     }
 }
@@ -116,43 +160,81 @@ impl Store {
     }
 }
 
-/// Where the three arrays lie in a file.
+/// Where the arrays lie in a file.
 #[derive(Debug)]
-pub(crate) struct Places([Range<usize>; 3]);
+pub(crate) struct Places([Range<usize>; 4]);
 
 impl Places {
     /// `None` where the numbers do not describe a file of exactly `len` bytes.
-    fn new(rows: u64, tokens: u64, len: usize) -> Option<Self> {
-        let (rows, tokens) = (usize::try_from(rows).ok()?, usize::try_from(tokens).ok()?);
-        let first_labels = HEADER.checked_add(rows.checked_add(1)?.checked_mul(8)?)?;
-        let ids = first_labels.checked_add(rows.checked_mul(4)?)?;
-        let end = ids.checked_add(tokens.checked_mul(4)?)?;
-        (end == len).then_some(Self([HEADER..first_labels, first_labels..ids, ids..end]))
+    fn new([rows, runs, tokens]: [u64; 3], len: usize) -> Option<Self> {
+        let offsets = rows.checked_add(1)?;
+        let mut end = HEADER;
+        let mut next = |count: u64, size: usize| {
+            let start = end;
+            end = start.checked_add(usize::try_from(count).ok()?.checked_mul(size)?)?;
+            Some(start..end)
+        };
+        let places = [next(offsets, 8)?, next(offsets, 8)?, next(runs, 8)?, next(tokens, 4)?];
+        (end == len).then_some(Self(places))
     }
 
     fn of<'a>(&self, bytes: &'a [u8]) -> Arrays<'a> {
-        let [offsets, first_labels, ids] = &self.0;
-        // A map starts at a page, the header is a multiple of 8 long: every array is aligned.
+        let [offsets, run_offsets, runs, ids] = &self.0;
+        // `bytes` starts at a page or at a word, the header is a multiple of 8 long: every array is aligned.
         Arrays {
             offsets: bytemuck::cast_slice(&bytes[offsets.clone()]),
-            first_labels: bytemuck::cast_slice(&bytes[first_labels.clone()]),
+            run_offsets: bytemuck::cast_slice(&bytes[run_offsets.clone()]),
+            runs: bytemuck::cast_slice(&bytes[runs.clone()]),
             ids: bytemuck::cast_slice(&bytes[ids.clone()]),
         }
     }
 }
 
 /// blake3 of all that the tokens depend on.
-pub(crate) fn key(rows: &[Row], tokenizer: &Tokenizer, options: &BuildOptions) -> blake3::Hash {
-    let BuildOptions { max_seq_length, use_system_prompt } = *options;
+pub(crate) fn key(rows: &Rows, tokenizer: &Tokenizer, template: &Template, options: &BuildOptions) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&MAGIC.to_le_bytes());
     hasher.update(tokenizer.fingerprint().as_bytes());
+    template.hash(tokenizer, &mut hasher);
+    let BuildOptions { max_seq_length, train_on } = *options;
     hasher.update(&(max_seq_length as u64).to_le_bytes());
-    hasher.update(&[u8::from(use_system_prompt)]);
-    for row in rows {
-        for text in [&row.query, &row.response] {
-            hasher.update(&(text.len() as u64).to_le_bytes());
-            hasher.update(text.as_bytes());
+    hasher.update(&[u8::from(train_on == TrainOn::Responses)]);
+    let text = |hasher: &mut blake3::Hasher, text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    match rows.schema() {
+        Schema::Chat => drop(hasher.update(&[1])),
+        // The names matter to templates alone.
+        Schema::Pairs { .. } if !template.uses_fields() => drop(hasher.update(&[0])),
+        Schema::Pairs { query_field, response_field } => {
+            hasher.update(&[0]);
+            text(&mut hasher, query_field);
+            text(&mut hasher, response_field);
+        }
+    }
+    for row in rows.as_slice() {
+        match &row.content {
+            Content::Pair { query, response } => {
+                text(&mut hasher, query);
+                text(&mut hasher, response);
+            }
+            Content::Chat(messages) => {
+                hasher.update(&(messages.len() as u64).to_le_bytes());
+                for message in messages {
+                    text(&mut hasher, message.role.name());
+                    text(&mut hasher, &message.content);
+                    // Its `Display` is JSON.
+                    text(&mut hasher, &serde_json::Value::from(message.other.clone()).to_string());
+                }
+            }
+        }
+        if template.uses_fields() {
+            for (name, value) in row.fields() {
+                text(&mut hasher, name);
+                text(&mut hasher, &value.to_string());
+            }
+            hasher.update(&u64::MAX.to_le_bytes());
         }
     }
     hasher.finalize()
@@ -187,14 +269,29 @@ fn map(path: &Path) -> io::Result<Mmap> {
 fn verify(bytes: &[u8], key: blake3::Hash, rows: u64) -> Option<(Places, blake3::Hash)> {
     let (header, _) = bytes.split_at_checked(HEADER)?;
     let number = |at: usize| header[at..at + 8].try_into().map(u64::from_ne_bytes).ok();
-    let (magic, tokens) = (number(0)?, number(80)?);
-    if magic != MAGIC || header[8..40] != *key.as_bytes() || number(72)? != rows {
+    if number(0)? != MAGIC || header[8..40] != *key.as_bytes() || number(72)? != rows {
         return None;
     }
-    let places = Places::new(rows, tokens, bytes.len())?;
+    let places = Places::new([rows, number(80)?, number(88)?], bytes.len())?;
     let arrays = places.of(bytes);
     let fingerprint = arrays.fingerprint();
     (header[40..72] == *fingerprint.as_bytes() && arrays.are_consistent()).then_some((places, fingerprint))
+}
+
+/// The tokens in a cache file's bytes, whatever key they were made for; `None` where they are not to be trusted.
+pub(crate) fn from_bytes(bytes: &[u8]) -> Option<(Owned, blake3::Hash)> {
+    // Into words, since the arrays want to be aligned.
+    let mut words = vec![0u64; bytes.len().div_ceil(8)];
+    let aligned: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+    aligned[..bytes.len()].copy_from_slice(bytes);
+    let bytes = &bytemuck::cast_slice::<u64, u8>(&words)[..bytes.len()];
+    let key: [u8; 32] = bytes.get(8..40)?.try_into().ok()?;
+    let rows = u64::from_ne_bytes(bytes.get(72..80)?.try_into().ok()?);
+    let (places, fingerprint) = verify(bytes, key.into(), rows)?;
+    let arrays = places.of(bytes);
+    let mut owned = Owned::with_capacity(arrays.len(), arrays.runs.len(), arrays.ids.len());
+    owned.append(arrays);
+    Some((owned, fingerprint))
 }
 
 /// Writes a file of its own beside the final one and renames it, so that a reader sees all of it or nothing.
@@ -210,8 +307,8 @@ pub(crate) fn save(
     out.write_all(&MAGIC.to_ne_bytes())?;
     out.write_all(key.as_bytes())?;
     out.write_all(fingerprint.as_bytes())?;
-    for length in [arrays.first_labels.len(), arrays.ids.len()] {
-        out.write_all(&(length as u64).to_ne_bytes())?;
+    for length in arrays.lengths() {
+        out.write_all(&length.to_ne_bytes())?;
     }
     for bytes in arrays.bytes() {
         out.write_all(bytes)?;

@@ -1,21 +1,22 @@
 //! Tokenized rows: built on several threads, kept in one flat array, cached on disk by content.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
 use crate::cache::{self, Arrays, Owned, Store};
-use crate::prompt::Encoder;
-use crate::{Error, Result, Row, Tokenizer};
+use crate::encoder::Encoder;
+use crate::{Error, Result, Rows, Template, Tokenizer, TrainOn};
 
-/// What the tokens depend on beside the rows and the tokenizer.
+/// What the tokens depend on beside the rows, the tokenizer and the template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BuildOptions {
     /// Most tokens of an example; of a longer one the last ones stay.
     pub max_seq_length: usize,
-    /// Put the official system prompt before every example.
-    pub use_system_prompt: bool,
+    /// What has labels.
+    pub train_on: TrainOn,
 }
 
 /// The ids of one row.
@@ -23,14 +24,14 @@ pub struct BuildOptions {
 pub struct Example<'a> {
     /// Token ids, special tokens included.
     pub ids: &'a [u32],
-    /// The first id that is trained on; from there on the labels are the ids.
-    pub first_label: usize,
+    /// Half-open ranges of places in `ids` that are trained on: ascending, not empty, apart from one another.
+    pub supervised: &'a [[u32; 2]],
 }
 
 impl Example<'_> {
     /// Ids that are trained on, the first one of the row included (see [`crate::MicroBatch::label_count`]).
     pub fn label_count(&self) -> u64 {
-        (self.ids.len() - self.first_label) as u64
+        self.supervised.iter().map(|[start, end]| u64::from(end - start)).sum()
     }
 }
 
@@ -46,17 +47,20 @@ const CHUNK_ROWS: usize = 128;
 
 impl Dataset {
     /// Tokenizes the rows on `threads` threads (at least one), or maps the tokens that an earlier call left in
-    /// `cache_dir` for the same rows, tokenizer and options.
+    /// `cache_dir` for the same rows, tokenizer, template and options.
     ///
     /// A cache file that is torn or altered is built again. A cache that cannot be read or written costs a
     /// warning in the log and nothing else. Several processes may build at once: each writes a file of its own
     /// and renames it. `progress` is called from the threads with the rows done and the rows in all.
     ///
     /// # Errors
-    /// No rows, `max_seq_length` of zero, a text that the tokenizer refuses, or threads that cannot be started.
+    /// No rows, `max_seq_length` of zero, a template that is not for such rows, fails on one, makes an empty text or
+    /// does not tell where answers are (see [`TrainOn::Responses`]), a text that the tokenizer refuses, or threads
+    /// that cannot be started.
     pub fn build(
-        rows: &[Row],
+        rows: &Rows,
         tokenizer: &Tokenizer,
+        template: &Template,
         options: &BuildOptions,
         cache_dir: Option<&Path>,
         progress: &(dyn Fn(u64, u64) + Sync),
@@ -68,13 +72,14 @@ impl Dataset {
         if options.max_seq_length == 0 {
             return Err(Error::Setting { name: "max-seq-length", value: "0".into(), need: "at least 1" });
         }
-        let key = cache::key(rows, tokenizer, options);
+        let key = cache::key(rows, tokenizer, template, options);
         let total = rows.len() as u64;
         if let Some((store, fingerprint)) = cache_dir.and_then(|dir| cache::open(dir, key, total)) {
             progress(total, total);
             return Ok(Self { store, fingerprint });
         }
-        let encoder = Encoder::new(tokenizer, options.use_system_prompt, options.max_seq_length)?;
+        let BuildOptions { max_seq_length, train_on } = *options;
+        let encoder = Encoder::new(tokenizer, template, rows.schema(), train_on, max_seq_length)?;
         let tokens = tokenize(rows, &encoder, progress, threads.max(1))?;
         let fingerprint = tokens.arrays().fingerprint();
         if let Some(dir) = cache_dir
@@ -87,7 +92,7 @@ impl Dataset {
 
     /// Number of examples, one for each row.
     pub fn len(&self) -> usize {
-        self.arrays().first_labels.len()
+        self.arrays().len()
     }
 
     /// Always false: a dataset without rows is not built.
@@ -100,9 +105,20 @@ impl Dataset {
     /// # Panics
     /// If `i` is not below [`len`](Self::len).
     pub fn example(&self, i: usize) -> Example<'_> {
-        let Arrays { offsets, first_labels, ids } = self.arrays();
-        let ids = &ids[offsets[i] as usize..offsets[i + 1] as usize];
-        Example { ids, first_label: first_labels[i] as usize }
+        let (ids, supervised) = self.arrays().row(i);
+        Example { ids, supervised }
+    }
+
+    /// Rows without a label: conversations without an answer, or whose answers were all cut off by
+    /// `max_seq_length`. They stay, and teach nothing.
+    pub fn unsupervised_rows(&self) -> usize {
+        self.arrays().run_offsets.windows(2).filter(|pair| pair[0] == pair[1]).count()
+    }
+
+    /// The content of a cache file; `None` where it is torn, altered, or none of ours.
+    pub fn from_cache_bytes(bytes: &[u8]) -> Option<Self> {
+        let (owned, fingerprint) = cache::from_bytes(bytes)?;
+        Some(Self { store: Store::Owned(owned), fingerprint })
     }
 
     /// Tokens of all rows together.
@@ -121,7 +137,7 @@ impl Dataset {
 }
 
 fn tokenize(
-    rows: &[Row],
+    rows: &Rows,
     encoder: &Encoder,
     progress: &(dyn Fn(u64, u64) + Sync),
     threads: usize,
@@ -135,32 +151,29 @@ fn tokenize(
     let total = rows.len() as u64;
     progress(0, total);
     let chunks: Vec<Owned> = pool.install(|| {
-        let numbered = rows.par_chunks(CHUNK_ROWS).enumerate();
-        let chunks = numbered.map(|(chunk, rows)| {
-            let tokens = tokenize_chunk(rows, chunk * CHUNK_ROWS, encoder)?;
-            let before = done.fetch_add(rows.len() as u64, Ordering::Relaxed);
-            progress(before + rows.len() as u64, total);
+        let starts = (0..rows.len()).into_par_iter().step_by(CHUNK_ROWS);
+        let chunks = starts.map(|start| {
+            let chunk = start..(start + CHUNK_ROWS).min(rows.len());
+            let size = chunk.len() as u64;
+            let tokens = tokenize_chunk(rows, chunk, encoder)?;
+            progress(done.fetch_add(size, Ordering::Relaxed) + size, total);
             Ok(tokens)
         });
         chunks.collect::<Result<_>>()
     })?;
-    let mut all = Owned::with_capacity(rows.len(), chunks.iter().map(|chunk| chunk.arrays().ids.len()).sum());
+    let count = |of: fn(&Arrays) -> usize| chunks.iter().map(|chunk| of(&chunk.arrays())).sum();
+    let (runs, tokens) = (count(|chunk| chunk.runs.len()), count(|chunk| chunk.ids.len()));
+    let mut all = Owned::with_capacity(rows.len(), runs, tokens);
     for chunk in chunks {
         all.append(chunk.arrays());
     }
     Ok(all)
 }
 
-fn tokenize_chunk(rows: &[Row], first_row: usize, encoder: &Encoder) -> Result<Owned> {
-    let mut tokens = Owned::with_capacity(rows.len(), 0);
-    for (i, row) in rows.iter().enumerate() {
-        let named = |error| match error {
-            Error::TokenizerFailed { problem } => {
-                Error::TokenizerFailed { problem: format!("row {}: {problem}", first_row + i + 1) }
-            }
-            other => other,
-        };
-        tokens.push(|ids| encoder.encode(row, ids)).map_err(named)?;
+fn tokenize_chunk(rows: &Rows, chunk: Range<usize>, encoder: &Encoder) -> Result<Owned> {
+    let mut tokens = Owned::with_capacity(chunk.len(), chunk.len(), 0);
+    for i in chunk {
+        tokens.push(&encoder.encode(&rows.as_slice()[i], &|| rows.place(i))?);
     }
     Ok(tokens)
 }

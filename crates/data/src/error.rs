@@ -5,8 +5,28 @@ use std::path::PathBuf;
 /// The result of everything fallible in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-const ROW_SHAPE: &str = "each row is an object with the text fields `query` and `response`, as in MetaMathQA; \
-                         a file is one JSON array of rows, or one row a line";
+const ROW_SHAPE: &str = "each row is an object with two text fields, `query` and `response` as in MetaMathQA or \
+                         those that --query-field and --response-field name, or with `messages`, a list of \
+                         objects with `role` and `content`; a file is one JSON array of rows, one row a line, or \
+                         Parquet";
+
+/// A row of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file as given.
+    pub path: PathBuf,
+    /// The row in it, from 1.
+    pub row: u64,
+    /// The line in it, from 1, where that is known.
+    pub line: Option<u64>,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(out, "data file `{}`, row {}", self.path.display(), self.row)?;
+        self.line.map_or(Ok(()), |line| write!(out, " (line {line})"))
+    }
+}
 
 /// An error of this crate. Rows and lines are counted from 1.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -104,21 +124,185 @@ pub enum Error {
         line: u64,
     },
 
-    /// A row lacks `query` or `response`, or its value is no text.
-    #[error("data file `{}`, row {row} (line {line}): field `{field}` {problem}", path.display())]
+    /// A row lacks a field, or its value is of the wrong kind.
+    #[error("{place}: field `{field}` {problem}")]
     #[diagnostic(code(input::data_field), help("{ROW_SHAPE}"))]
     DataField {
-        /// The path as given.
-        path: PathBuf,
         /// The row.
-        row: u64,
-        /// Line in the file.
-        line: u64,
-        /// `query` or `response`.
-        field: &'static str,
-        /// "is missing", or what it is in place of a text.
+        place: Place,
+        /// The field's name.
+        field: String,
+        /// "is missing", or what it is in place of what it should be.
         problem: &'static str,
     },
+
+    /// A message of a conversation is not one.
+    #[error("{place}: message {message} {problem}")]
+    #[diagnostic(
+        code(input::data_message),
+        help("each message is an object with the texts `role` and `content`")
+    )]
+    DataMessage {
+        /// The row.
+        place: Place,
+        /// The message in it, from 1.
+        message: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// Nobody of that name speaks here.
+    #[error("{place}: message {message} has the unknown role `{role}`")]
+    #[diagnostic(code(input::data_role), help("the roles are system, user, assistant and tool"))]
+    DataRole {
+        /// The row.
+        place: Place,
+        /// The message in it, from 1.
+        message: usize,
+        /// The role as written.
+        role: String,
+    },
+
+    /// Conversations and questions with answers in one data set.
+    #[error("{place}: rows of mixed schemas: this one has {found}, those before it have {expected}")]
+    #[diagnostic(
+        code(input::data_mixed),
+        help("train on one kind of rows; turn questions with answers into `messages`, or leave one kind out")
+    )]
+    DataMixed {
+        /// The row.
+        place: Place,
+        /// What it has.
+        found: &'static str,
+        /// What the first row has.
+        expected: &'static str,
+    },
+
+    /// A Parquet file without the columns that make up a row.
+    #[error("data file `{}` has no column `{column}`: its columns are {columns}", path.display())]
+    #[diagnostic(
+        code(input::data_column),
+        help("name the columns with --query-field and --response-field, or have a column `messages`")
+    )]
+    DataColumn {
+        /// The path as given.
+        path: PathBuf,
+        /// The column looked for.
+        column: String,
+        /// Those that there are.
+        columns: String,
+    },
+
+    /// A Parquet file that cannot be decoded.
+    #[error("{place}: the Parquet file is damaged or of an unknown kind: {problem}")]
+    #[diagnostic(code(input::data_parquet), help("copy or download the file again"))]
+    DataParquet {
+        /// The row that was being read.
+        place: Place,
+        /// What the decoder said.
+        problem: String,
+    },
+
+    /// A split that leaves one part without rows.
+    #[error("a validation split of {split} leaves {part} without a row: there are {rows} rows")]
+    #[diagnostic(
+        code(input::data_split),
+        help("give a share above 0 and below 1, or a whole number of rows, such that both parts have one")
+    )]
+    Split {
+        /// The share or number asked for.
+        split: f64,
+        /// The part.
+        part: &'static str,
+        /// Rows in all.
+        rows: usize,
+    },
+
+    /// A template's file cannot be read.
+    #[error("cannot read template `{}`", path.display())]
+    #[diagnostic(code(input::template_unreadable), help("check the path and the file's permissions"))]
+    TemplateUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// The model's directory has no chat template.
+    #[error("the tokenizer in `{}` has no chat template", path.display())]
+    #[diagnostic(
+        code(input::chat_template_missing),
+        help("base models often have none; take that of the model's instruct version with --template FILE")
+    )]
+    ChatTemplateMissing {
+        /// The model's directory.
+        path: PathBuf,
+    },
+
+    /// A template does not parse.
+    #[error("template `{}`, line {line}: {problem}", path.display())]
+    #[diagnostic(
+        code(input::template_invalid),
+        help("templates are Jinja, as the chat templates of transformers are")
+    )]
+    TemplateInvalid {
+        /// The file it came from.
+        path: PathBuf,
+        /// Line of the template.
+        line: u64,
+        /// What the engine said.
+        problem: String,
+    },
+
+    /// A template cannot write a row.
+    #[error("template `{}`, line {line}: {problem} ({place})", path.display())]
+    #[diagnostic(
+        code(input::template_failed),
+        help("the template refuses this row or asks for what it lacks; change the one or the other")
+    )]
+    TemplateFailed {
+        /// The file it came from.
+        path: PathBuf,
+        /// Line of the template.
+        line: u64,
+        /// The row.
+        place: Place,
+        /// What the engine or the template said.
+        problem: String,
+    },
+
+    /// A template writes nothing.
+    #[error("template `{}` makes an empty text ({place})", path.display())]
+    #[diagnostic(code(input::template_empty), help("check that the template uses the names of the row's fields"))]
+    TemplateEmpty {
+        /// The file it came from.
+        path: PathBuf,
+        /// The row.
+        place: Place,
+    },
+
+    /// Where the answers are in a template's text cannot be told.
+    #[error("template `{}` does not tell which part of its text is the answer: {problem} ({place})", path.display())]
+    #[diagnostic(
+        code(input::template_span),
+        help(
+            "train on everything with --train-on all, or mark the answers in a template of your own with \
+             {{% generation %}} and {{% endgeneration %}}"
+        )
+    )]
+    TemplateSpan {
+        /// The file it came from.
+        path: PathBuf,
+        /// The row.
+        place: Place,
+        /// Why not.
+        problem: String,
+    },
+
+    /// The official text is for questions with answers.
+    #[error("the official template is for rows with a question and its answer, not for `messages`")]
+    #[diagnostic(code(input::template_rows), help("use the tokenizer's chat template, or one of your own"))]
+    TemplateRows,
 
     /// A number of the user's is out of its range.
     #[error("{name} is {value}, but must be {need}")]

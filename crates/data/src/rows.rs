@@ -1,61 +1,280 @@
-//! MetaMathQA rows from a local JSON array or JSON-lines file.
+//! Rows of training data from JSON, JSON lines and Parquet: what a row holds and where it came from.
+
+mod check;
+mod json;
+mod parquet;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Cursor, ErrorKind};
+use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
+use crate::error::Place;
 use crate::{Error, Result};
+use check::{Bad, RawRow};
 
-/// One question and its answer, as written in the file.
+/// How rows are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// The question.
-    pub query: String,
-    /// The worked answer.
-    pub response: String,
+pub struct RowOptions {
+    /// The field that holds the question (`--query-field`).
+    pub query_field: String,
+    /// The field that holds the answer (`--response-field`).
+    pub response_field: String,
+    /// Only the first rows of all files together (`--max-samples`).
+    pub max_samples: Option<usize>,
+    /// Keep the rows' other fields for a template (see [`Template::uses_fields`](crate::Template::uses_fields)).
+    /// Without it they are skipped, which saves most of a large file's memory.
+    pub keep_fields: bool,
 }
 
-/// Reads the rows of a file that holds either one JSON array of objects or one JSON object a line.
-///
-/// The content decides which, not the file's name: the first character that is not white space is `[` or `{`.
-/// Fields other than `query` and `response` are ignored; of a repeated field the last one counts; empty lines
-/// between JSON lines are skipped. `max_samples` keeps the first rows; what follows is still checked to be whole
-/// JSON, so that half a file is not taken for a whole one.
-///
-/// # Errors
-/// Names the file, the row and the line: missing, a directory, unreadable, not UTF-8, no JSON, cut short, a row
-/// without a text `query` or `response`, no rows at all, or `max_samples` of zero.
-pub fn read_rows(path: &Path, max_samples: Option<usize>) -> Result<Vec<Row>> {
-    if max_samples == Some(0) {
-        return Err(Error::Setting { name: "max-samples", value: "0".into(), need: "at least 1" });
-    }
-    let mut source = open(path)?;
-    let limit = max_samples.unwrap_or(usize::MAX);
-    let mut reading = Reading { path, limit, seen: 0, lines_before: 0, rows: Vec::new(), bad_field: None };
-    match reading.first_character(&mut source)? {
-        None => {}
-        Some(b'[') => reading.array(source)?,
-        Some(b'{') => reading.lines(source)?,
-        Some(byte) => {
-            let found = if byte.is_ascii_graphic() {
-                format!("`{}`", byte as char)
-            } else {
-                format!("byte 0x{byte:02x}")
-            };
-            return Err(Error::DataFormat { path: path.into(), found });
+impl Default for RowOptions {
+    fn default() -> Self {
+        Self {
+            query_field: "query".into(),
+            response_field: "response".into(),
+            max_samples: None,
+            keep_fields: false,
         }
     }
-    if reading.rows.is_empty() {
-        return Err(Error::DataEmpty { origin: format!("`{}`", path.display()) });
-    }
-    Ok(reading.rows)
 }
 
-fn open(path: &Path) -> Result<BufReader<File>> {
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Sets the stage.
+    System,
+    /// Asks.
+    User,
+    /// Answers: what is trained on.
+    Assistant,
+    /// Returns what a tool said.
+    Tool,
+}
+
+impl Role {
+    /// All roles.
+    pub const ALL: [Self; 4] = [Self::System, Self::User, Self::Assistant, Self::Tool];
+
+    /// The role's name in data files and templates.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+        }
+    }
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+    /// Its other fields (`name`, `tool_calls`, …), which a template may use.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// What a row teaches.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// A question and its answer.
+    Pair {
+        /// The question.
+        query: String,
+        /// The worked answer.
+        response: String,
+    },
+    /// A conversation, of at least one message.
+    Chat(Vec<Message>),
+}
+
+/// One row of a data file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// What it teaches.
+    pub content: Content,
+    // Boxed, since most rows of most runs have none and hundreds of thousands are held.
+    fields: Option<Box<Map<String, Value>>>,
+    file: u32,
+    number: u32,
+}
+
+impl Row {
+    /// A question and its answer that come from no file.
+    pub fn pair(query: impl Into<String>, response: impl Into<String>) -> Self {
+        Self::new(Content::Pair { query: query.into(), response: response.into() })
+    }
+
+    /// A conversation that comes from no file.
+    pub fn chat(messages: Vec<Message>) -> Self {
+        Self::new(Content::Chat(messages))
+    }
+
+    fn new(content: Content) -> Self {
+        Self { content, fields: None, file: 0, number: 0 }
+    }
+
+    /// Adds fields for templates.
+    pub fn with_fields(mut self, fields: Map<String, Value>) -> Self {
+        self.fields = (!fields.is_empty()).then(|| Box::new(fields));
+        self
+    }
+
+    /// The row's other fields, in the file's order; empty unless they were asked for
+    /// ([`RowOptions::keep_fields`]).
+    pub fn fields(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.fields.iter().flat_map(|fields| fields.iter())
+    }
+
+    fn schema(&self) -> Kind {
+        match self.content {
+            Content::Pair { .. } => Kind::Pair,
+            Content::Chat(_) => Kind::Chat,
+        }
+    }
+}
+
+/// What the rows of a file look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Schema {
+    /// A question and its answer, in fields of these names.
+    Pairs {
+        /// The field that holds the question.
+        query_field: String,
+        /// The field that holds the answer.
+        response_field: String,
+    },
+    /// Conversations in the field `messages`.
+    Chat,
+}
+
+/// [`Schema`] without the names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Pair,
+    Chat,
+}
+
+/// Rows of one schema, with the files they came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rows {
+    rows: Vec<Row>,
+    schema: Schema,
+    files: Vec<PathBuf>,
+}
+
+impl Rows {
+    /// Rows that come from no file; the fields of pairs are `query` and `response`.
+    ///
+    /// # Errors
+    /// Pairs and conversations mixed.
+    pub fn new(mut rows: Vec<Row>) -> Result<Self> {
+        let kind = rows.first().map_or(Kind::Pair, Row::schema);
+        let files = vec![PathBuf::from("memory")];
+        for (i, row) in rows.iter_mut().enumerate() {
+            (row.file, row.number) = (0, i as u32 + 1);
+            if row.schema() != kind {
+                let place = Place { path: files[0].clone(), row: i as u64 + 1, line: None };
+                return Err(Error::DataMixed {
+                    place,
+                    found: describe(row.schema()),
+                    expected: describe(kind),
+                });
+            }
+        }
+        Ok(Self { rows, schema: schema_of(kind, &RowOptions::default()), files })
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// What the rows look like.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// The rows in their order.
+    pub fn as_slice(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The file and row that row `i` came from, for messages.
+    ///
+    /// # Panics
+    /// If `i` is not below [`len`](Self::len).
+    pub fn place(&self, i: usize) -> Place {
+        let row = &self.rows[i];
+        Place { path: self.files[row.file as usize].clone(), row: row.number.into(), line: None }
+    }
+
+    /// The rows of these numbers, each taken once.
+    pub(crate) fn partition(self, chosen: &[bool]) -> (Self, Self) {
+        let Self { rows, schema, files } = self;
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        for (row, &is_chosen) in rows.into_iter().zip(chosen) {
+            if is_chosen { right.push(row) } else { left.push(row) }
+        }
+        let left = Self { rows: left, schema: schema.clone(), files: files.clone() };
+        (left, Self { rows: right, schema, files })
+    }
+}
+
+/// Reads the rows of these files, in order.
+///
+/// A file is a JSON array of objects, JSON lines (one object a line; empty lines are skipped), or Parquet. Its
+/// content decides which, not its name. A row has the two text fields of [`RowOptions`], or `messages`: a list of
+/// objects with a `role` (system, user, assistant or tool) and a text `content`. The first row decides which of
+/// the two all files hold. Of a repeated field the last one counts. `max_samples` keeps the first rows; what
+/// follows in a JSON file is still checked to be whole JSON, so that half a file is not taken for a whole one.
+///
+/// # Errors
+/// Names the file, the row and, in JSON, the line: missing, a directory, unreadable, not UTF-8, no JSON, cut short, a
+/// damaged Parquet file, a row without its fields or of another schema than the first, an unknown role, no rows at
+/// all, or settings that contradict each other.
+pub fn read_rows<P: AsRef<Path>>(paths: &[P], options: &RowOptions) -> Result<Rows> {
+    let mut collector = Collector::new(options)?;
+    for path in paths {
+        let path = path.as_ref();
+        let source = open(path)?;
+        if collector.is_full() {
+            continue;
+        }
+        collector.begin(path)?;
+        read_file(&mut collector, source)?;
+    }
+    collector.finish()
+}
+
+/// Reads the rows of a file's content, as [`read_rows`] does; `name` is what errors call it.
+///
+/// # Errors
+/// As [`read_rows`].
+pub fn rows_from_bytes(name: &Path, bytes: Vec<u8>, options: &RowOptions) -> Result<Rows> {
+    let mut collector = Collector::new(options)?;
+    collector.begin(name)?;
+    if bytes.starts_with(parquet::MAGIC) {
+        parquet::read(&mut collector, bytes::Bytes::from(bytes))?;
+    } else {
+        json::read(&mut collector, Cursor::new(bytes))?;
+    }
+    collector.finish()
+}
+
+fn open(path: &Path) -> Result<File> {
     let unreadable = |source: std::io::Error| match source.kind() {
         ErrorKind::NotFound => Error::DataMissing { path: path.into() },
         _ => Error::DataUnreadable { path: path.into(), source },
@@ -63,216 +282,102 @@ fn open(path: &Path) -> Result<BufReader<File>> {
     if std::fs::metadata(path).map_err(unreadable)?.is_dir() {
         return Err(Error::DataIsDirectory { path: path.into() });
     }
-    Ok(BufReader::with_capacity(1 << 20, File::open(path).map_err(unreadable)?))
+    File::open(path).map_err(unreadable)
 }
 
-/// The state of one pass over a file.
-struct Reading<'a> {
-    path: &'a Path,
+fn read_file(collector: &mut Collector, file: File) -> Result<()> {
+    let mut source = BufReader::with_capacity(1 << 20, file);
+    let unreadable = |source| Error::DataUnreadable { path: collector.path().into(), source };
+    if source.fill_buf().map_err(unreadable)?.starts_with(parquet::MAGIC) {
+        // The Parquet reader seeks by itself.
+        return parquet::read(collector, source.into_inner());
+    }
+    json::read(collector, source)
+}
+
+/// Rows gathered over files.
+struct Collector<'a> {
+    options: &'a RowOptions,
     limit: usize,
-    /// Whole rows read so far, kept or not.
-    seen: u64,
-    /// Lines consumed before the JSON parser saw anything.
-    lines_before: u64,
+    kind: Option<Kind>,
     rows: Vec<Row>,
-    /// Set when a row parsed but lacks a text; the parser's own error then only tells the line.
-    bad_field: Option<BadField>,
+    files: Vec<PathBuf>,
+    /// Whole rows of the file being read, kept or not.
+    seen: u64,
 }
 
-struct BadField {
-    field: &'static str,
-    problem: &'static str,
-}
-
-impl Reading<'_> {
-    /// Skips a byte-order mark and white space; the first other byte is left in `source`.
-    fn first_character(&mut self, source: &mut BufReader<File>) -> Result<Option<u8>> {
-        let unreadable = |source| Error::DataUnreadable { path: self.path.into(), source };
-        if source.fill_buf().map_err(unreadable)?.starts_with(b"\xef\xbb\xbf") {
-            source.consume(3);
+impl<'a> Collector<'a> {
+    fn new(options: &'a RowOptions) -> Result<Self> {
+        if options.max_samples == Some(0) {
+            return Err(Error::Setting { name: "max-samples", value: "0".into(), need: "at least 1" });
         }
-        loop {
-            let buffer = source.fill_buf().map_err(unreadable)?;
-            if buffer.is_empty() {
-                return Ok(None);
-            }
-            let blank = buffer.iter().take_while(|b| b.is_ascii_whitespace()).count();
-            self.lines_before += buffer[..blank].iter().filter(|&&b| b == b'\n').count() as u64;
-            let found = buffer.get(blank).copied();
-            source.consume(blank);
-            if found.is_some() {
-                return Ok(found);
-            }
+        if options.query_field == options.response_field {
+            let (name, value) = ("query-field", format!("`{}`", options.query_field));
+            return Err(Error::Setting { name, value, need: "another one than response-field" });
         }
+        let limit = options.max_samples.unwrap_or(usize::MAX);
+        Ok(Self { options, limit, kind: None, rows: Vec::new(), files: Vec::new(), seen: 0 })
     }
 
-    fn array(&mut self, source: impl Read) -> Result<()> {
-        let mut parser = serde_json::Deserializer::from_reader(source);
-        let outcome = (&mut *self).deserialize(&mut parser).and_then(|()| parser.end());
-        outcome.map_err(|error| self.explain(error, 0))
+    fn begin(&mut self, path: &Path) -> Result<()> {
+        self.files.push(path.into());
+        self.seen = 0;
+        Ok(())
     }
 
-    fn lines(&mut self, mut source: impl BufRead) -> Result<()> {
-        let mut line = Vec::new();
-        let mut number = self.lines_before;
-        loop {
-            line.clear();
-            let unreadable = |source| Error::DataUnreadable { path: self.path.into(), source };
-            if source.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
-                return Ok(());
-            }
-            number += 1;
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            let text = std::str::from_utf8(&line).map_err(|error| self.not_utf8(error, number))?;
-            // The parser counts lines from 1 within this one.
-            let before = number - 1 - self.lines_before;
-            self.line(text).map_err(|error| self.explain(error, before))?;
-        }
+    /// The file being read.
+    fn path(&self) -> &Path {
+        self.files.last().map_or(Path::new(""), PathBuf::as_path)
     }
 
-    fn line(&mut self, text: &str) -> serde_json::Result<()> {
-        if self.rows.len() < self.limit {
-            let row = serde_json::from_str::<RawRow>(text)?;
-            self.keep(row).map_err(serde_json::Error::custom)?;
-        } else {
-            serde_json::from_str::<IgnoredAny>(text)?;
-        }
+    fn is_full(&self) -> bool {
+        self.rows.len() >= self.limit
+    }
+
+    /// Checks and keeps the next row.
+    fn keep(&mut self, raw: RawRow) -> std::result::Result<(), Bad> {
+        let mut row = check::row(raw, self.options, &mut self.kind)?;
+        row.file = self.files.len() as u32 - 1;
+        // Saturates far beyond the number of rows that an order can be drawn for.
+        row.number = u32::try_from(self.seen + 1).unwrap_or(u32::MAX);
+        self.rows.push(row);
         self.seen += 1;
         Ok(())
     }
 
-    fn keep(&mut self, row: RawRow) -> std::result::Result<(), &'static str> {
-        let checked = text_field(row.query, "query")
-            .and_then(|query| Ok(Row { query, response: text_field(row.response, "response")? }));
-        match checked {
-            Ok(row) => self.rows.push(row),
-            Err(bad) => {
-                let problem = bad.problem;
-                self.bad_field = Some(bad);
-                return Err(problem);
-            }
-        }
-        Ok(())
+    /// The row being read.
+    fn place(&self, line: Option<u64>) -> Place {
+        Place { path: self.path().into(), row: self.seen + 1, line }
     }
 
-    fn not_utf8(&self, error: std::str::Utf8Error, line: u64) -> Error {
-        let (path, row) = (self.path.into(), self.seen + 1);
-        match error.error_len() {
-            // The line ends inside a character, as the last line of half a file may.
-            None => Error::DataCut { path, row, line, column: error.valid_up_to() as u64 + 1 },
-            Some(_) => Error::DataUtf8 { path, row, line },
-        }
-    }
-
-    /// Turns the parser's error into one that names the file and the row.
-    fn explain(&mut self, error: serde_json::Error, lines_before: u64) -> Error {
-        let path = self.path.into();
-        let row = self.seen + 1;
-        let line = self.lines_before + lines_before + error.line().max(1) as u64;
-        let column = error.column() as u64;
-        if let Some(BadField { field, problem }) = self.bad_field.take() {
-            return Error::DataField { path, row, line, field, problem };
-        }
-        let text = error.to_string();
-        // serde_json has no other sign of a text that is not UTF-8.
-        if text.starts_with("invalid unicode code point") {
-            return Error::DataUtf8 { path, row, line };
-        }
-        match error.classify() {
-            serde_json::error::Category::Eof => Error::DataCut { path, row, line, column },
-            serde_json::error::Category::Io => Error::DataUnreadable { path, source: error.into() },
-            _ => {
-                let problem = text.split(" at line ").next().unwrap_or(&text).to_string();
-                Error::DataJson { path, row, line, column, problem }
-            }
-        }
+    fn finish(self) -> Result<Rows> {
+        let Some(kind) = self.kind.filter(|_| !self.rows.is_empty()) else {
+            let origin = match &self.files[..] {
+                [] => "of no files".to_owned(),
+                [file] => format!("`{}`", file.display()),
+                [first, rest @ ..] => format!("`{}` (and {} more files)", first.display(), rest.len()),
+            };
+            return Err(Error::DataEmpty { origin });
+        };
+        Ok(Rows { rows: self.rows, schema: schema_of(kind, self.options), files: self.files })
     }
 }
 
-impl<'de> DeserializeSeed<'de> for &mut Reading<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
+fn schema_of(kind: Kind, options: &RowOptions) -> Schema {
+    match kind {
+        Kind::Chat => Schema::Chat,
+        Kind::Pair => Schema::Pairs {
+            query_field: options.query_field.clone(),
+            response_field: options.response_field.clone(),
+        },
     }
 }
 
-impl<'de> Visitor<'de> for &mut Reading<'_> {
-    type Value = ();
-
-    fn expecting(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
-        out.write_str("an array of rows")
+fn describe(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Pair => "a question and its answer",
+        Kind::Chat => "`messages`",
     }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> std::result::Result<(), A::Error> {
-        loop {
-            if self.rows.len() < self.limit {
-                let Some(row) = array.next_element::<RawRow>()? else { return Ok(()) };
-                self.keep(row).map_err(A::Error::custom)?;
-            } else if array.next_element::<IgnoredAny>()?.is_none() {
-                return Ok(());
-            }
-            self.seen += 1;
-        }
-    }
-}
-
-/// A row as parsed, before its fields are checked, so that a wrong type gets a message of ours.
-#[derive(Default)]
-struct RawRow {
-    query: Option<Value>,
-    response: Option<Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "lowercase")]
-enum Key {
-    Query,
-    Response,
-    #[serde(other)]
-    Other,
-}
-
-// A derived implementation would also accept an array of two texts.
-impl<'de> Deserialize<'de> for RawRow {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct RowVisitor;
-        impl<'de> Visitor<'de> for RowVisitor {
-            type Value = RawRow;
-
-            fn expecting(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
-                out.write_str("an object with `query` and `response`")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<RawRow, A::Error> {
-                let mut row = RawRow::default();
-                while let Some(key) = map.next_key()? {
-                    match key {
-                        Key::Query => row.query = Some(map.next_value()?),
-                        Key::Response => row.response = Some(map.next_value()?),
-                        Key::Other => drop(map.next_value::<IgnoredAny>()?),
-                    }
-                }
-                Ok(row)
-            }
-        }
-        deserializer.deserialize_map(RowVisitor)
-    }
-}
-
-fn text_field(value: Option<Value>, field: &'static str) -> std::result::Result<String, BadField> {
-    let problem = match value {
-        Some(Value::String(text)) => return Ok(text),
-        None => "is missing",
-        Some(Value::Null) => "is null, not a text",
-        Some(Value::Bool(_)) => "is a boolean, not a text",
-        Some(Value::Number(_)) => "is a number, not a text",
-        Some(Value::Array(_)) => "is an array, not a text",
-        Some(Value::Object(_)) => "is an object, not a text",
-    };
-    Err(BadField { field, problem })
 }
 
 #[cfg(test)]

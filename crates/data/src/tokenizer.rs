@@ -1,11 +1,18 @@
 //! A Hugging Face tokenizer and its special tokens, checked against the model's vocabulary.
 
+mod files;
+mod pieces;
+
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::{Error, Result};
+pub use files::tokenizer_files;
+pub use pieces::Piece;
 
 /// What is not in the tokenizer's own files.
 #[derive(Debug, Clone, Default)]
@@ -23,7 +30,15 @@ pub struct Tokenizer {
     eos_id: Option<u32>,
     pad_id: u32,
     fingerprint: blake3::Hash,
+    /// `bos_token` and the like, as templates know them.
+    special_tokens: BTreeMap<String, String>,
+    /// The texts of tokens that are found in a text before the model sees it.
+    added_tokens: Vec<String>,
 }
+
+/// What transformers hands to a chat template.
+const TEMPLATE_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 impl Tokenizer {
     /// Reads `tokenizer.json` and `tokenizer_config.json` of a model's directory.
@@ -46,6 +61,15 @@ impl Tokenizer {
             check_vocabulary(&path, &inner, vocab_size)?;
         }
         let names = SpecialNames::read(model_dir)?;
+        let mut special_tokens = BTreeMap::new();
+        for name in TEMPLATE_TOKENS {
+            if let Some(named) = names.find(name)? {
+                special_tokens.insert(name.to_owned(), named.token);
+            }
+        }
+        if let Some(token) = &options.eos_token {
+            special_tokens.insert("eos_token".into(), token.clone());
+        }
         let id_of = |role, named: Option<Named>| {
             let Some(Named { token, origin }) = named else { return Ok(None) };
             let missing =
@@ -62,7 +86,12 @@ impl Tokenizer {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&bytes);
         hasher.update(format!("{bos_id:?} {eos_id:?} {pad_id}").as_bytes());
-        Ok(Self { bos_id, eos_id, pad_id, fingerprint: hasher.finalize(), inner })
+        let mut added_tokens: Vec<String> =
+            inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+        added_tokens.retain(|token| !token.trim().is_empty());
+        added_tokens.sort_unstable();
+        let fingerprint = hasher.finalize();
+        Ok(Self { bos_id, eos_id, pad_id, fingerprint, special_tokens, added_tokens, inner })
     }
 
     /// Token ids of a text, without special tokens before or after it and without truncation.
@@ -72,6 +101,17 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(failed)?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// As [`encode`](Self::encode), with the bytes of the text that each token came from. Tokens that share a
+    /// character, as the bytes of a rare one may, all have its range; a normalizer may leave a token an empty one.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        let encoding = self.inner.encode(text, false).map_err(failed)?;
+        let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
+        Ok((encoding.get_ids().to_vec(), offsets))
     }
 
     /// The text of token ids; `skip_special` leaves special tokens out. Ids outside the vocabulary are left out.
@@ -97,6 +137,16 @@ impl Tokenizer {
         self.pad_id
     }
 
+    /// The texts of `bos_token`, `eos_token` and the like, as far as the tokenizer's files name them.
+    pub(crate) fn special_tokens(&self) -> &BTreeMap<String, String> {
+        &self.special_tokens
+    }
+
+    /// The texts of the added tokens, special ones among them.
+    pub(crate) fn added_tokens(&self) -> &[String] {
+        &self.added_tokens
+    }
+
     /// blake3 over `tokenizer.json` and the special ids: equal means equal tokens.
     pub fn fingerprint(&self) -> blake3::Hash {
         self.fingerprint
@@ -106,7 +156,7 @@ impl Tokenizer {
 impl std::fmt::Debug for Tokenizer {
     // The vocabulary alone would print megabytes.
     fn fmt(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let Self { bos_id, eos_id, pad_id, fingerprint, inner: _ } = self;
+        let Self { bos_id, eos_id, pad_id, fingerprint, .. } = self;
         write!(out, "Tokenizer {{ bos {bos_id:?}, eos {eos_id:?}, pad {pad_id}, {fingerprint} }}")
     }
 }
@@ -134,6 +184,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     // transformers switches both off for a plain call, whatever the file says.
     inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
     inner.with_padding(None);
+    // Without special tokens to add, all it would do is to cut white space off the tokens' offsets.
+    inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
     Ok(inner)
 }
 

@@ -2,17 +2,18 @@
 use std::path::Path;
 
 use super::*;
-use crate::{BuildOptions, Row, Tokenizer, TokenizerOptions};
+use crate::{BuildOptions, Message, Role, Row, Rows, Template, Tokenizer, TokenizerOptions, TrainOn};
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/demo/model");
 
 /// Three rows of different lengths, with BOS (label ignored) unless cut.
 fn dataset(max_seq_length: usize) -> Dataset {
     let tokenizer = Tokenizer::load(Path::new(DEMO), TokenizerOptions::default()).unwrap();
-    let row = |query: &str| Row { query: query.into(), response: "1".into() };
-    let options = BuildOptions { max_seq_length, use_system_prompt: false };
-    Dataset::build(&[row("a"), row("a longer one"), row("")], &tokenizer, &options, None, &|_, _| {}, 1)
-        .unwrap()
+    let rows = ["a", "a longer one", ""].map(|query| Row::pair(query, "1"));
+    let rows = Rows::new(rows.to_vec()).unwrap();
+    let options = BuildOptions { max_seq_length, train_on: TrainOn::All };
+    let template = Template::official(false);
+    Dataset::build(&rows, &tokenizer, &template, &options, None, &|_, _| {}, 1).unwrap()
 }
 
 #[test]
@@ -57,4 +58,26 @@ fn counts_labels_before_and_after_the_shift() {
     assert_eq!((0..3).map(|row| dataset.example(row).label_count()).sum::<u64>(), 15);
     let empty = collate(&dataset, &[], 7, PaddingSide::Right);
     assert_eq!((empty.rows, empty.label_count(), empty.supervised_count()), (0, 0, 0));
+}
+
+#[test]
+fn labels_may_lie_anywhere() {
+    let tokenizer = Tokenizer::load(Path::new(DEMO), TokenizerOptions::default()).unwrap();
+    let path = Path::new("turns.jinja");
+    let source = "{% for m in messages %}{{ m.content }}|{% endfor %}";
+    let template = Template::from_text(path, source).unwrap();
+    let message = |role, content: &str| Message { role, content: content.into(), other: Default::default() };
+    let turns = [(Role::Assistant, "b"), (Role::User, "c"), (Role::Assistant, "d"), (Role::User, "e")];
+    let row = Row::chat(turns.map(|(role, content)| message(role, content)).to_vec());
+    let rows = Rows::new(vec![row]).unwrap();
+    let options = BuildOptions { max_seq_length: 99, train_on: TrainOn::Responses };
+    let dataset = Dataset::build(&rows, &tokenizer, &template, &options, None, &|_, _| {}, 1).unwrap();
+    assert_eq!(dataset.example(0).supervised, [[0, 2], [4, 6]]);
+    for side in [PaddingSide::Right, PaddingSide::Left] {
+        let batch = collate(&dataset, &[0], 7, side);
+        let is_label: Vec<bool> = batch.labels.iter().map(|&label| label != IGNORED_LABEL).collect();
+        assert_eq!(is_label, [true, true, false, false, true, true, false, false]);
+        assert!(batch.labels.iter().zip(&batch.input_ids).all(|(&l, &id)| l == IGNORED_LABEL || l == id));
+        assert_eq!((batch.label_count(), batch.supervised_count()), (4, 3));
+    }
 }

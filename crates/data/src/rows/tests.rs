@@ -3,18 +3,33 @@ use std::fmt::Write as _;
 
 use super::*;
 
-fn read_bytes(bytes: &[u8], max_samples: Option<usize>) -> Result<Vec<Row>> {
+mod parquet_files;
+mod schemas;
+
+/// Reads a file, and checks that the same bytes read the same without one.
+fn read_with(bytes: &[u8], options: &RowOptions) -> Result<Rows> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("rows.any");
     std::fs::write(&path, bytes).unwrap();
-    read_rows(&path, max_samples)
+    let rows = read_rows(&[&path], options);
+    match (&rows, rows_from_bytes(&path, bytes.to_vec(), options)) {
+        (Ok(file), Ok(memory)) => assert_eq!(*file, memory),
+        (Err(file), Err(memory)) => assert_eq!(file.to_string(), memory.to_string()),
+        (file, memory) => panic!("{file:?} {memory:?}"),
+    }
+    rows
 }
 
-fn row(query: &str, response: &str) -> Row {
-    Row { query: query.into(), response: response.into() }
+fn read_bytes(bytes: &[u8], max_samples: Option<usize>) -> Result<Vec<Content>> {
+    let rows = read_with(bytes, &RowOptions { max_samples, ..RowOptions::default() })?;
+    Ok(rows.as_slice().iter().map(|row| row.content.clone()).collect())
 }
 
-fn check_rows(text: &str, expect: &[Row]) {
+fn row(query: &str, response: &str) -> Content {
+    Row::pair(query, response).content
+}
+
+fn check_rows(text: &str, expect: &[Content]) {
     assert_eq!(read_bytes(text.as_bytes(), None).unwrap(), expect, "{text}");
 }
 
@@ -23,7 +38,7 @@ fn check_error(bytes: &[u8], code: &str, message: &str) {
     check_result(read_bytes(bytes, None), code, message);
 }
 
-fn check_result(result: Result<Vec<Row>>, code: &str, message: &str) {
+fn check_result<T: std::fmt::Debug>(result: Result<T>, code: &str, message: &str) {
     use miette::Diagnostic;
     let error = result.unwrap_err();
     assert_eq!(error.code().unwrap().to_string(), code, "{error}");
@@ -91,7 +106,8 @@ fn names_what_is_wrong_with_the_file() {
     check_error(b"", "input::data_empty", "has no rows");
     check_error(b" \n\t\n", "input::data_empty", "has no rows");
     check_error(b"[]", "input::data_empty", "has no rows");
-    check_error(b"PAR1....", "input::data_format", "first character is `P`");
+    check_error(b"PAR1....", "input::data_parquet", "row 1");
+    check_error(b"PBR1....", "input::data_format", "first character is `P`");
     check_error(b"\x1f\x8b\x08", "input::data_format", "byte 0x1f");
     check_error(b"\"text\"", "input::data_format", "`\"`");
     check_error(format!("[{good}").as_bytes(), "input::data_cut", "");
@@ -108,6 +124,16 @@ fn names_what_is_wrong_with_the_file() {
     check_error(b"[{\"query\":\"caf\xe9 x\",\"response\":\"r\"}]", "input::data_utf8", "row 1 (line 1)");
     check_error(b"{\"query\":\"caf\xe9 x\",\"response\":\"r\"}\n", "input::data_utf8", "row 1 (line 1)");
     check_error(b"{\"query\":\"caf\xc3", "input::data_cut", "row 1 (line 1");
+    check_error(b"{\"query\":\"caf\xc3\n", "input::data_utf8", "row 1 (line 1");
+    let open = "{\"query\":\"no end\n";
+    for bad in [open, "{\n", "{\"query\"\r\n", "{\"query\":\"a\\\n"] {
+        for (text, line) in [(bad.to_owned(), 1), (format!("{good}\n\n{bad}"), 3), (format!("{bad}{good}\n"), 1)] {
+            let row = if line == 1 { 1 } else { 2 };
+            let message = format!("row {row} (line {line}, column");
+            check_error(text.as_bytes(), "input::data_json", &message);
+        }
+    }
+    check_error(open.as_bytes(), "input::data_json", "the line ends inside the row");
     let deep = format!("[{{\"query\":{}", "[".repeat(100_000));
     check_error(deep.as_bytes(), "input::data_json", "recursion limit");
 }
@@ -115,11 +141,11 @@ fn names_what_is_wrong_with_the_file() {
 #[test]
 fn names_a_path_that_is_no_file() {
     let dir = tempfile::tempdir().unwrap();
-    check_result(read_rows(&dir.path().join("none.json"), None), "input::data_missing", "none.json");
-    check_result(read_rows(dir.path(), None), "input::data_is_directory", "is a directory");
+    check_result(read_rows(&[dir.path().join("none.json")], &RowOptions::default()), "input::data_missing", "none.json");
+    check_result(read_rows(&[dir.path()], &RowOptions::default()), "input::data_is_directory", "is a directory");
     let file = dir.path().join("file");
     std::fs::write(&file, "x").unwrap();
-    check_result(read_rows(&file.join("below.json"), None), "input::data_unreadable", "below.json");
+    check_result(read_rows(&[file.join("below.json")], &RowOptions::default()), "input::data_unreadable", "below.json");
 }
 
 #[test]
@@ -153,7 +179,7 @@ proptest::proptest! {
 
     #[test]
     fn reads_back_any_text(texts in proptest::collection::vec((".*", ".*"), 1..5)) {
-        let expect: Vec<Row> = texts.iter().map(|(q, r)| row(q, r)).collect();
+        let expect: Vec<Content> = texts.iter().map(|(q, r)| row(q, r)).collect();
         let objects: Vec<_> = texts.iter().map(|(q, r)| serde_json::json!({"query": q, "response": r})).collect();
         let array = serde_json::to_vec_pretty(&objects).unwrap();
         proptest::prop_assert_eq!(&read_bytes(&array, None).unwrap(), &expect);

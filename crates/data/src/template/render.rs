@@ -1,0 +1,222 @@
+//! From a row to its text, and to the part of the text that is trained on.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use minijinja::value::Serde;
+use minijinja::{UndefinedBehavior, Value};
+
+use super::environment::{self, Compiled, NAME, line_of, problem_of};
+use super::{Jinja, TrainOn, tags};
+use crate::error::Place;
+use crate::prompt::strip;
+use crate::{Content, Error, Message, Result, Role, Row, Schema, Tokenizer};
+
+/// A rendered row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Text {
+    /// All of it.
+    pub text: String,
+    /// Byte ranges to train on, ascending; `None` for all of it.
+    pub spans: Option<Vec<Range<usize>>>,
+}
+
+/// Renders rows of one schema.
+#[derive(Debug)]
+pub(crate) struct Renderer<'a> {
+    jinja: &'a Jinja,
+    schema: &'a Schema,
+    train_on: TrainOn,
+    compiled: Compiled,
+    /// The texts of the added tokens: what may close an answer.
+    closing_tokens: &'a [String],
+}
+
+type Context = BTreeMap<String, Value>;
+
+impl<'a> Renderer<'a> {
+    pub fn new(
+        jinja: &'a Jinja,
+        schema: &'a Schema,
+        train_on: TrainOn,
+        tokenizer: &'a Tokenizer,
+    ) -> Result<Self> {
+        let mut compiled = environment::compile(jinja)?;
+        for (name, token) in tokenizer.special_tokens() {
+            compiled.environment.add_global(name.clone(), token.clone());
+        }
+        let closing_tokens = tokenizer.added_tokens();
+        let renderer = Self { jinja, schema, train_on, compiled, closing_tokens };
+        if !renderer.is_conversation() {
+            // A misspelt field would otherwise print nothing in every row.
+            renderer.strict()
+        } else {
+            Ok(renderer)
+        }
+    }
+
+    fn strict(mut self) -> Result<Self> {
+        self.compiled.environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+        // A tokenizer without such a token prints nothing, as it does in a chat template.
+        for name in ["bos_token", "eos_token"] {
+            if !self.compiled.environment.globals().any(|(known, _)| known == name) {
+                self.compiled.environment.add_global(name, "");
+            }
+        }
+        Ok(self)
+    }
+
+    /// Whether rows are rendered as conversations, which write their special tokens themselves.
+    pub fn is_conversation(&self) -> bool {
+        self.jinja.is_chat || *self.schema == Schema::Chat
+    }
+
+    /// The row's text. `place` names the row in errors.
+    pub fn render(&self, row: &Row, place: &dyn Fn() -> Place) -> Result<Text> {
+        let one = At { renderer: self, place };
+        let text = match &row.content {
+            Content::Chat(messages) => one.chat(messages, row),
+            Content::Pair { query, response } if self.jinja.is_chat => {
+                let turn = |role, content: &String| Message {
+                    role,
+                    content: content.clone(),
+                    other: Default::default(),
+                };
+                one.chat(&[turn(Role::User, query), turn(Role::Assistant, response)], row)
+            }
+            Content::Pair { query, response } => one.pair(query, response, row),
+        }?;
+        if text.text.trim().is_empty() {
+            return Err(Error::TemplateEmpty { path: self.jinja.path.clone(), place: place() });
+        }
+        Ok(text)
+    }
+
+    /// The end of an answer that starts at `start` and whose turn ends with the text: white space that follows a
+    /// closing token is left out, since generation stops at the token.
+    fn end_of_turn(&self, text: &str, start: usize) -> usize {
+        let trimmed = text[start..].trim_end();
+        let is_closed = self.closing_tokens.iter().any(|token| trimmed.ends_with(token.as_str()));
+        if is_closed { start + trimmed.len() } else { text.len() }
+    }
+}
+
+/// One row being rendered.
+struct At<'r, 'a> {
+    renderer: &'r Renderer<'a>,
+    place: &'r dyn Fn() -> Place,
+}
+
+impl At<'_, '_> {
+    fn run(&self, context: &Context) -> Result<String> {
+        let failed = |error: minijinja::Error| Error::TemplateFailed {
+            path: self.renderer.jinja.path.clone(),
+            line: line_of(&error),
+            place: (self.place)(),
+            problem: problem_of(&error),
+        };
+        let template = self.renderer.compiled.environment.get_template(NAME).map_err(failed)?;
+        template.render(Value::from_pairs(context.iter().map(|(k, v)| (k.as_str(), v.clone())))).map_err(failed)
+    }
+
+    fn no_span(&self, problem: String) -> Error {
+        Error::TemplateSpan { path: self.renderer.jinja.path.clone(), place: (self.place)(), problem }
+    }
+
+    /// Renders a text that may hold marks.
+    fn marked(&self, context: &Context) -> Result<(String, Vec<Range<usize>>)> {
+        let text = self.run(context)?;
+        tags::cut_marks(&text)
+            .ok_or_else(|| self.no_span("its `generation` blocks do not follow one another".into()))
+    }
+
+    fn chat(&self, messages: &[Message], row: &Row) -> Result<Text> {
+        let mut context: Context = fields(row);
+        for absent in ["tools", "documents"] {
+            context.entry(absent.into()).or_insert(Value::from(()));
+        }
+        let messages: Vec<Value> = messages.iter().map(|message| Value::from(Serde(message))).collect();
+        let mut first = |count: usize, is_prompt: bool| {
+            context.insert("messages".into(), Value::from(messages[..count].to_vec()));
+            context.insert("add_generation_prompt".into(), Value::from(is_prompt));
+            self.marked(&context)
+        };
+        let (text, spans) = first(messages.len(), false)?;
+        if self.renderer.train_on == TrainOn::All {
+            return Ok(Text { text, spans: None });
+        }
+        if self.renderer.compiled.has_generation {
+            return Ok(Text { text, spans: Some(spans) });
+        }
+        let mut spans = Vec::new();
+        let answers = (0..messages.len()).filter(|&i| is_answer(row, i));
+        for i in answers {
+            let turn = i + 1;
+            let (prompt, _) = first(i, true).map_err(|error| {
+                self.no_span(format!("it cannot write what comes before message {turn}: {error}"))
+            })?;
+            let shorter;
+            let until = if turn == messages.len() {
+                &text
+            } else {
+                (shorter, _) = first(turn, false)?;
+                &shorter
+            };
+            if !until.starts_with(&prompt) || !text.starts_with(until.as_str()) {
+                let problem = format!("what it writes up to message {turn} changes with what follows");
+                return Err(self.no_span(problem));
+            }
+            spans.push(prompt.len()..self.renderer.end_of_turn(until, prompt.len()));
+        }
+        Ok(Text { text, spans: Some(spans) })
+    }
+
+    fn pair(&self, query: &str, response: &str, row: &Row) -> Result<Text> {
+        let mut context = fields(row);
+        let mut with_response = |response: Value| {
+            let mut set = |name: &str, value: &Value| drop(context.insert(name.into(), value.clone()));
+            let query = Value::from(query);
+            if let Schema::Pairs { query_field, response_field } = self.renderer.schema {
+                set(query_field, &query);
+                set(response_field, &response);
+            }
+            set("query", &query);
+            set("response", &response);
+            self.marked(&context)
+        };
+        let (text, spans) = with_response(Value::from(response))?;
+        if self.renderer.train_on == TrainOn::All {
+            return Ok(Text { text, spans: None });
+        }
+        if self.renderer.compiled.has_generation {
+            return Ok(Text { text, spans: Some(spans) });
+        }
+        // The marks go inside the white space around the answer, so that a template may trim it.
+        let core = strip(response);
+        let (before, after) = response.split_once(core).unwrap_or(("", ""));
+        let marked = format!("{before}{}{core}{}{after}", tags::BEGIN, tags::END);
+        let (same, mut spans) = with_response(Value::from(marked))?;
+        if same != text {
+            return Err(self.no_span("it changes the answer, so that its place cannot be found".into()));
+        }
+        match spans.last_mut() {
+            None => Err(self.no_span("it does not print the answer".into())),
+            Some(last) => {
+                last.end = self.renderer.end_of_turn(&text, last.start);
+                Ok(Text { text, spans: Some(spans) })
+            }
+        }
+    }
+}
+
+/// Whether message `i` is trained on.
+fn is_answer(row: &Row, i: usize) -> bool {
+    match &row.content {
+        Content::Chat(messages) => messages[i].role == Role::Assistant,
+        Content::Pair { .. } => i == 1,
+    }
+}
+
+fn fields(row: &Row) -> Context {
+    row.fields().map(|(name, value)| (name.clone(), Value::from(Serde(value)))).collect()
+}
