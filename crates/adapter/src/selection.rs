@@ -96,7 +96,7 @@ impl Matcher<'_> {
     }
 
     /// The number of the block that a module belongs to.
-    fn block(&self, name: &str) -> Result<Option<u64>, AdapterError> {
+    pub(crate) fn block(&self, name: &str) -> Result<Option<u64>, AdapterError> {
         for regex in &self.numbers {
             let captures =
                 regex.captures(name).map_err(|e| pattern("--layers-pattern", regex.as_str(), &e))?;

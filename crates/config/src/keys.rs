@@ -404,6 +404,7 @@ static SECTIONS: [Section; 7] = [
             unset("dp-replicate", COUNT, "Ranks with a whole copy of the model; by default all"),
             key("dp-shard", COUNT, "1", "Ranks that share one copy of the model; only 1 in this version"),
             key("pp", COUNT, "1", "Pipeline stages; only 1 in this version"),
+            key("memory-check", Kind::Bool, "true", "Refuse a run that the host seems to have too little memory for"),
             key("threads", Kind::Int { min: 1, max: 1024 }, "1", "Compute threads a rank; kept on resume")
                 .identity(),
         ],

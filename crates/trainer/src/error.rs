@@ -32,6 +32,10 @@ pub enum TrainError {
     #[error("the command line is wrong")]
     #[diagnostic(code(input::command_line))]
     CommandLine,
+    /// The memory that the run needs.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Plan(#[from] plan::PlanError),
     /// The mesh.
     #[error(transparent)]
     #[diagnostic(transparent)]

@@ -19,6 +19,7 @@ use crate::inputs::Inputs;
 use crate::model_card::Card;
 use crate::optimizer::l2_norm;
 use crate::output::{HeldOutLine, Identity, Output};
+use crate::planning;
 use crate::start::{self, count_groups, open_output};
 use crate::{Event, Observer, Sources, StepMetrics, Summary, TrainError, executor};
 
@@ -54,6 +55,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     agree(comm, start::check_output_dir_file(config))?;
     let (mut inputs, origin) = Inputs::load(config, surroundings, observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
+    planning::check_memory(config, &inputs, mesh.degrees(), surroundings)?;
     start::warn_of_long_rows(&inputs, observe);
     let (mut output, state) = open_output(&identity, inputs.schedule.total_steps(), comm, observe)?;
     (surroundings.opened)(&config.output_dir());

@@ -1,0 +1,137 @@
+//! From settings, a model's configuration and the data to what [`plan`] reckons with.
+
+use adapter::AdaptedSpace;
+use comm::Communicator;
+use config::{AssignmentBackend, GroupingStrategy, LrScheduler, PartitionScope, TrainConfig};
+use mesh::Degrees;
+use model::{LinearKind, ModelConfig};
+use plan::{Data, Facts, Host, Linear, Model, PartitionKind, Ranks, Role, Training};
+
+use crate::agree::agree;
+use crate::inputs::Inputs;
+use crate::{Surroundings, TrainError};
+
+/// The shape of a model and what of it is adapted; no weight is looked at.
+pub fn model_facts(config: &ModelConfig, space: &AdaptedSpace) -> Model {
+    let count = |number: i64| number.unsigned_abs();
+    let mut model = Model {
+        vocab: count(config.vocab_size),
+        hidden: count(config.hidden_size),
+        intermediate: count(config.intermediate_size),
+        heads: count(config.num_heads),
+        kv_heads: count(config.num_kv_heads),
+        head_dim: count(config.head_dim),
+        tied: config.tie_word_embeddings,
+        max_positions: Some(count(config.max_position_embeddings)),
+        sliding_window: config.sliding_window.map(|window| count(window.tokens)),
+        ..Model::default()
+    };
+    let mut adapted = space.modules().iter().peekable();
+    let mut linears = Vec::with_capacity(LinearKind::ALL.len());
+    for (candidate, module) in model::linear_modules(config).enumerate() {
+        let own = adapted.next_if(|own| own.candidate == candidate);
+        linears.push(Linear {
+            role: role(module.kind),
+            outputs: count(module.shape[0]),
+            inputs: count(module.shape[1]),
+            bias: module.bias.is_some(),
+            adapted_weight: own.is_some(),
+            adapted_bias: own.is_some_and(|own| own.bias),
+        });
+        if linears.len() == LinearKind::ALL.len() {
+            model.push_block(std::mem::take(&mut linears));
+        }
+    }
+    model
+}
+
+fn role(kind: LinearKind) -> Role {
+    match kind {
+        LinearKind::Query => Role::Query,
+        LinearKind::Key => Role::Key,
+        LinearKind::Value => Role::Value,
+        LinearKind::Output => Role::Output,
+        LinearKind::Gate => Role::Gate,
+        LinearKind::Up => Role::Up,
+        LinearKind::Down => Role::Down,
+    }
+}
+
+/// The run's settings, as far as a plan depends on them.
+pub fn training_facts(config: &TrainConfig) -> Training {
+    let count = |number: usize| number as u64;
+    Training {
+        dtype: match config.dtype {
+            config::Dtype::Float32 => plan::Dtype::Float32,
+            config::Dtype::Bfloat16 => plan::Dtype::Bfloat16,
+            config::Dtype::Float16 => plan::Dtype::Float16,
+        },
+        micro_batch_size: count(config.micro_batch_size),
+        accumulation: count(config.accumulation_steps),
+        epochs: config.epochs,
+        max_steps: config.max_steps.map(count),
+        warmup_ratio: if config.lr_scheduler_type == LrScheduler::Constant { 0.0 } else { config.warmup_ratio },
+        d: count(config.d),
+        partition: match (config.grouping_strategy, config.assignment_backend) {
+            (GroupingStrategy::SignedMagnitude, _) => PartitionKind::SignedMagnitude,
+            (GroupingStrategy::Random, AssignmentBackend::Stateless) => PartitionKind::Stateless,
+            (GroupingStrategy::Random, AssignmentBackend::Materialized) => PartitionKind::Materialized,
+        },
+        block_scope: config.partition_scope == PartitionScope::TransformerBlock,
+        isometric: config.isometric,
+        dropout: config.dropout,
+        recompute: config.gradient_checkpointing,
+        cross_entropy_chunk: count(config.cross_entropy_chunk),
+        threads: count(config.threads),
+        save_steps: count(config.save_steps),
+        save_total_limit: count(config.save_total_limit),
+        checkpoint_adapters: true,
+        checkpoint_bytes: None,
+        eval_batch_size: (config.eval_data.is_some() || config.validation_split.is_some())
+            .then_some(count(config.eval_batch_size)),
+        samples: config.sample_prompt.is_some(),
+    }
+}
+
+/// Collective. Refuses a run that this host has not the memory for, while nothing has been loaded or written.
+pub(crate) fn check_memory(
+    config: &TrainConfig,
+    inputs: &Inputs,
+    mesh: Degrees,
+    surroundings: &Surroundings<'_>,
+) -> Result<(), TrainError> {
+    let comm = surroundings.comm;
+    let on_host = ranks_on_host(comm);
+    let verdict = match (surroundings.host_memory)() {
+        Some(available) if config.memory_check => {
+            let rows = inputs.dataset.len();
+            let longest = (0..rows).map(|row| inputs.dataset.example(row).ids.len()).max();
+            let facts = Facts {
+                model: Model {
+                    stored_bytes: Some(inputs.files.total_bytes()),
+                    ..model_facts(&inputs.model_config, &inputs.space)
+                },
+                data: Data {
+                    rows: Some(rows as u64),
+                    mean_tokens: Some(inputs.dataset.total_tokens() as f64 / rows.max(1) as f64),
+                    longest_tokens: longest.map(|longest| longest as u64),
+                    max_seq_length: config.max_seq_length as u64,
+                },
+                training: training_facts(config),
+                ranks: Ranks { total: comm.size() as u64, on_host, mesh },
+                host: Host { available_memory: Some(available), ..Host::default() },
+                speed: None,
+            };
+            plan::memory(&facts).map(|_| ()).map_err(TrainError::from)
+        }
+        _ => Ok(()),
+    };
+    agree(comm, verdict)
+}
+
+/// Collective: how many ranks share this rank's host, by its name.
+fn ranks_on_host(comm: &dyn Communicator) -> u64 {
+    let name = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
+    let names = comm.all_gather(&name);
+    names.iter().filter(|other| **other == names[comm.rank()]).count().max(1) as u64
+}
