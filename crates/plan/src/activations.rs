@@ -94,7 +94,7 @@ impl<'a> Shape<'a> {
     /// | turned query and key, value | N·(Q + 2K) | always |
     /// | attention's result | N·Q | always (the output map's input as well) |
     /// | logarithms of attention's sums | N·heads f32 | always |
-    /// | mask of a sliding window | B·T² | where a row is longer than the window |
+    /// | mask as numbers | T² | in a windowed block, where a row is longer than the window |
     /// | normed input of the MLP | N·H | where gate or up is adapted |
     /// | gate before and after its activation, up | 3·N·I | always |
     /// | their product | N·I | where down is adapted |
@@ -110,17 +110,17 @@ impl<'a> Shape<'a> {
             self.compute(2, self.model.query_width()),
             self.compute(2, self.model.kv_width()),
             self.wide(1, heads),
-            self.mask(self.dtype.bytes()),
+            if run.windowed { self.mask(self.dtype.bytes()) } else { Bytes::default() },
             if_adapted(&[Role::Gate, Role::Up], self.compute(1, hidden)),
             self.compute(3, intermediate),
             if_adapted(&[Role::Down], self.compute(1, intermediate)),
         ])
     }
 
-    /// A mask of `[B, 1, T, T]` numbers of `each` bytes, where the window is shorter than the rows.
+    /// A mask of `[T, T]` numbers of `each` bytes, where the window is shorter than the rows.
     pub fn mask(&self, each: u64) -> Bytes {
         match self.model.sliding_window.is_some_and(|window| window < self.length) {
-            true => Bytes::pieces(1, product([self.rows, self.length, self.length, each])),
+            true => Bytes::pieces(1, product([self.length, self.length, each])),
             false => Bytes::default(),
         }
     }

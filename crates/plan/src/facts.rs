@@ -41,7 +41,7 @@ pub struct Model {
     pub tied: bool,
     /// Longest row the model was made for (`max_position_embeddings`).
     pub max_positions: Option<u64>,
-    /// Tokens that a token may look back; rows longer than that need a mask.
+    /// Tokens that a token of a windowed block may look back; rows longer than that need a mask.
     pub sliding_window: Option<u64>,
     /// Transformer blocks, first to last.
     pub blocks: Vec<BlockRun>,
@@ -54,6 +54,8 @@ pub struct Model {
 pub struct BlockRun {
     /// How many.
     pub repeat: u64,
+    /// They attend within the model's window.
+    pub windowed: bool,
     /// The linear maps of each, in the model's module order.
     pub linears: Vec<Linear>,
 }
@@ -266,10 +268,12 @@ impl BlockRun {
 
 impl Model {
     /// Appends a block, of these linear maps in module order.
-    pub fn push_block(&mut self, linears: Vec<Linear>) {
+    pub fn push_block(&mut self, linears: Vec<Linear>, windowed: bool) {
         match self.blocks.last_mut() {
-            Some(last) if last.linears == linears => last.repeat = last.repeat.saturating_add(1),
-            _ => self.blocks.push(BlockRun { repeat: 1, linears }),
+            Some(last) if last.linears == linears && last.windowed == windowed => {
+                last.repeat = last.repeat.saturating_add(1);
+            }
+            _ => self.blocks.push(BlockRun { repeat: 1, windowed, linears }),
         }
     }
 

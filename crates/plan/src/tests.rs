@@ -37,7 +37,7 @@ fn model(sizes: Sizes, adapted: &[Role]) -> Model {
             Linear { role: *role, outputs, inputs, bias: false, adapted_weight, adapted_bias: false }
         })
         .collect();
-    (0..blocks).for_each(|_| model.push_block(linears.clone()));
+    (0..blocks).for_each(|_| model.push_block(linears.clone(), false));
     model
 }
 

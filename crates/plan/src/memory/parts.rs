@@ -122,7 +122,8 @@ fn pass_phases(facts: &Facts) -> (Vec<Phase>, u64) {
     let (shape, recompute) = (Shape::of_training(facts), facts.training.recompute);
     let runs = facts.model.with_backward();
     let inputs = shape.input().times(facts.model.block_count());
-    let mask = shape.mask(1).total;
+    // The mask as booleans is made once a micro-batch.
+    let mask = if facts.model.blocks.iter().any(|run| run.windowed) { shape.mask(1).total } else { 0 };
     let kept = |run: &BlockRun| shape.kept(run);
     let all: Bytes = runs.iter().map(|run| kept(run).times(run.repeat)).collect();
     let largest = runs.iter().map(kept).max_by_key(|kept| kept.total).unwrap_or_default();

@@ -33,8 +33,8 @@ fn any_linear() -> impl Strategy<Value = Linear> {
 }
 
 fn any_model() -> impl Strategy<Value = Model> {
-    let run = (any_count(), proptest::collection::vec(any_linear(), 0..8))
-        .prop_map(|(repeat, linears)| BlockRun { repeat, linears });
+    let run = (any_count(), any::<bool>(), proptest::collection::vec(any_linear(), 0..8))
+        .prop_map(|(repeat, windowed, linears)| BlockRun { repeat, windowed, linears });
     let counts = proptest::array::uniform6(any_count());
     let options = proptest::array::uniform3(proptest::option::of(any_count()));
     (counts, options, any::<bool>(), proptest::collection::vec(run, 0..5)).prop_map(

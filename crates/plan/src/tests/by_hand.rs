@@ -106,7 +106,7 @@ fn memory_in_half_precision_and_with_recompute() {
     let mut uneven = tiny(Dtype::Float32, true);
     let mut other = uneven.model.blocks[0].linears.clone();
     other[0].adapted_weight = false;
-    uneven.model.push_block(other);
+    uneven.model.push_block(other, false);
     assert_eq!(plan(&uneven).memory.part("adapted weights' buffers (float32)"), 4 * (4 * 192 - 64));
 }
 
@@ -126,6 +126,24 @@ fn blocks_below_the_first_adapted_one_keep_their_input_alone() {
     let (weights, adapted) = (f64::from(192 + 144), 192.0);
     assert_eq!(work.linear_per_token, 4.0 * 80.0 + 2.0 * 2.0 * weights + 4.0 * weights + 2.0 * adapted);
     assert_eq!(work.attention_per_token, 4.0 * 8.0 * (2.0 + 2.0 + 6.0));
+}
+
+#[test]
+fn windows_shorter_than_the_rows_cost_a_mask() {
+    let mut facts = tiny(Dtype::Bfloat16, false);
+    facts.model.sliding_window = Some(4);
+    let head = |facts: &Facts| {
+        plan(facts).memory.phases.iter().find(|phase| phase.name == "head and loss").unwrap().bytes
+    };
+    let without = head(&facts);
+    let linears = facts.model.blocks[0].linears.clone();
+    facts.model.blocks[0].repeat = 1;
+    (0..2).for_each(|_| facts.model.push_block(linears.clone(), true));
+    assert_eq!(facts.model.blocks[1].repeat, 2);
+    // 5 × 5, as booleans once and as bfloat16 in two blocks.
+    assert_eq!(head(&facts) - without, 25 + 2 * 2 * 25);
+    facts.model.sliding_window = Some(5);
+    assert_eq!(head(&facts), without);
 }
 
 #[test]
