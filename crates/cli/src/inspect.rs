@@ -143,7 +143,7 @@ fn model(folder: &Path) -> Result<Value, model::ModelError> {
             model::RopeScaling::None => Value::Null,
             other => format!("{other:?}").into(),
         },
-        "sliding_window": config.sliding_window.map(|window| window.tokens),
+        "sliding_window": config.sliding_window.as_ref().map(|window| window.tokens),
         "tied_embeddings": config.tie_word_embeddings,
         "linear_modules": modules.len(),
         "weights_of_q_k_v_o": adapted,

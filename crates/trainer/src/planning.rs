@@ -23,7 +23,7 @@ pub fn model_facts(config: &ModelConfig, space: &AdaptedSpace) -> Model {
         head_dim: count(config.head_dim),
         tied: config.tie_word_embeddings,
         max_positions: Some(count(config.max_position_embeddings)),
-        sliding_window: config.sliding_window.map(|window| count(window.tokens)),
+        sliding_window: config.sliding_window.as_ref().map(|window| count(window.tokens)),
         ..Model::default()
     };
     let mut adapted = space.modules().iter().peekable();
@@ -39,7 +39,8 @@ pub fn model_facts(config: &ModelConfig, space: &AdaptedSpace) -> Model {
             adapted_bias: own.is_some_and(|own| own.bias),
         });
         if linears.len() == LinearKind::ALL.len() {
-            model.push_block(std::mem::take(&mut linears));
+            let windowed = config.window(module.block).is_some();
+            model.push_block(std::mem::take(&mut linears), windowed);
         }
     }
     model

@@ -9,7 +9,7 @@ use comm::Communicator;
 use config::TrainConfig;
 use data::Dataset;
 use model::Decoder;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tch::Device;
 
 use crate::agree::{agree, from_first, same_theta};

@@ -1,0 +1,175 @@
+//! `plan`: what a run would need, move and take, from config.json and the settings alone.
+
+use std::path::{Path, PathBuf};
+
+use adapter::AdaptedSpace;
+use clap::{Args, Subcommand};
+use config::{Task, TrainArgs, TrainConfig};
+use hub::Want;
+use plan::{Data, Facts, Host, Level, Plan, Ranks, Speed};
+use trainer::TrainError;
+
+use crate::exit::Exit;
+use crate::format::print;
+use crate::sources::Places;
+use crate::ui::Ui;
+use crate::{fail, host, train};
+
+/// Which command.
+#[derive(Subcommand)]
+pub enum PlanOf {
+    /// A run of `metamath`
+    Metamath(Box<PlanArgs>),
+    /// A run of `train`
+    Train(Box<PlanArgs>),
+}
+
+/// The run's settings, and what the plan is to reckon with.
+#[derive(Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    train: TrainArgs,
+    /// Number of ranks [default: those that this command was started with, usually 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000), help_heading = "Plan")]
+    ranks: Option<u64>,
+    /// Ranks on a host [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000), help_heading = "Plan")]
+    ranks_per_host: Option<u64>,
+    /// Rows of training data [default: counted in the files, if they are here]
+    #[arg(long, value_name = "N", help_heading = "Plan")]
+    rows: Option<u64>,
+    /// Mean number of tokens of a row [default: --max-seq-length as the upper bound]
+    #[arg(long, value_name = "X", value_parser = positive, help_heading = "Plan")]
+    mean_tokens: Option<f64>,
+    /// Throughput of the whole run, for the time it takes
+    #[arg(long, value_name = "X", value_parser = positive, conflicts_with = "tflops", help_heading = "Plan")]
+    tokens_per_second: Option<f64>,
+    /// Throughput of a rank in 10^12 operations a second, for the time it takes
+    #[arg(long, value_name = "X", value_parser = positive, help_heading = "Plan")]
+    tflops: Option<f64>,
+    /// Print JSON
+    #[arg(long, help_heading = "Plan")]
+    json: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0).ok_or_else(|| "give a number above 0".to_owned())
+}
+
+/// Rows of the data that `metamath` takes when nothing else is said: meta-math/MetaMathQA, MetaMathQA-395K.json.
+const METAMATH_ROWS: u64 = 395_000;
+
+/// Prints the plan. Nothing is loaded, run or written; of a model on the hub, config.json alone is fetched.
+pub fn plan(of: &PlanOf) -> Exit {
+    let (task, args) = match of {
+        PlanOf::Metamath(args) => (Task::Metamath, args),
+        PlanOf::Train(args) => (Task::Train, args),
+    };
+    match facts(task, args).and_then(|facts| Ok(Plan::new(&facts)?)) {
+        Ok(plan) => {
+            show(&plan, args.json);
+            if plan.is_refused() { Exit::Input } else { Exit::Done }
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
+    let resolved = train::resolve(task, &args.train)?;
+    let config = &resolved.config;
+    let ui = Ui::new(config);
+    resolved.warnings.iter().for_each(|warning| ui.warning(warning));
+    let places = Places::new(config.revision.as_deref())?;
+    let (folder, base_model) =
+        places.model(&config.model, Want::ConfigOnly, &mut |id, event| ui.download(id, event))?;
+    let model_config = model::ModelConfig::from_folder(&folder)?;
+    let adapter = trainer::adapter_config(config, &base_model);
+    let selection = adapter.selection(Path::new("the settings"))?;
+    let space = AdaptedSpace::select(&trainer::linear_modules(&model_config), &selection)?;
+    let ranks = args.ranks.or_else(launched_ranks).unwrap_or(1);
+    let (dp_shard, pp) = (config.dp_shard, config.pp);
+    let dp_replicate = config.dp_replicate.unwrap_or(ranks as usize / (dp_shard * pp).max(1));
+    Ok(Facts {
+        model: plan::Model {
+            stored_bytes: stored_bytes(&folder),
+            ..trainer::model_facts(&model_config, &space)
+        },
+        data: Data {
+            rows: rows(config, args)?,
+            mean_tokens: args.mean_tokens,
+            longest_tokens: None,
+            max_seq_length: config.max_seq_length as u64,
+        },
+        training: trainer::training_facts(config),
+        ranks: Ranks {
+            total: ranks,
+            on_host: args.ranks_per_host.unwrap_or(ranks).min(ranks),
+            mesh: mesh::Degrees { dp_replicate, dp_shard, pp },
+        },
+        host: Host {
+            available_memory: host::available_memory(),
+            free_disk: host::free_disk(&config.output_dir()),
+            cores: std::thread::available_parallelism().ok().map(|cores| cores.get() as u64),
+        },
+        speed: match (args.tokens_per_second, args.tflops) {
+            (Some(tokens), _) => Some(Speed::TokensPerSecond(tokens)),
+            (None, Some(tflops)) => Some(Speed::TeraflopsPerRank(tflops)),
+            (None, None) => None,
+        },
+    })
+}
+
+/// The ranks that a launcher started this command with.
+fn launched_ranks() -> Option<u64> {
+    ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok()?.parse().ok())
+}
+
+/// Bytes of the weights' files, where the folder has them.
+fn stored_bytes(folder: &Path) -> Option<u64> {
+    model::CheckpointFiles::open(folder).ok().map(|files| files.total_bytes())
+}
+
+/// Rows of training data: as said, or counted in the file, or known.
+fn rows(config: &TrainConfig, args: &PlanArgs) -> Result<Option<u64>, TrainError> {
+    let cap = |rows: u64| config.max_samples.map_or(rows, |limit| rows.min(limit as u64));
+    let all = match (args.rows, config::hub_id(&config.data)) {
+        (Some(rows), _) => Some(rows),
+        (None, Some(id)) => (id == "meta-math/MetaMathQA").then_some(METAMATH_ROWS),
+        (None, None) => {
+            let options = data::RowOptions {
+                query_field: config.query_field.clone(),
+                response_field: config.response_field.clone(),
+                max_samples: config.max_samples,
+                keep_fields: false,
+            };
+            Some(data::read_rows(&[PathBuf::from(&config.data)], &options)?.len() as u64)
+        }
+    };
+    let held_out = |rows: u64| match config.validation_split {
+        Some(split) if split < 1.0 => (rows as f64 * split).round() as u64,
+        Some(split) => split as u64,
+        None => 0,
+    };
+    Ok(all.map(cap).map(|rows| rows.saturating_sub(held_out(rows))))
+}
+
+fn show(plan: &Plan, json: bool) {
+    if json {
+        print(&serde_json::to_string_pretty(plan).unwrap_or_default());
+        return;
+    }
+    let sections = plan.sections();
+    let labels = sections.iter().flat_map(|section| &section.rows).map(|(label, _)| label.chars().count());
+    let width = labels.max().unwrap_or(0);
+    for section in &sections {
+        print(section.title);
+        for (label, value) in &section.rows {
+            print(format!("  {label:width$}  {value}").trim_end());
+        }
+    }
+    if plan.warnings.iter().any(|warning| warning.level == Level::Refusal) {
+        print("\nthis run would be refused");
+    }
+}
