@@ -50,6 +50,13 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "eval", may_use: &["model"], may_name: LIBTORCH, ..LIBRARY },
     Member { name: "checkpoint", ..LIBRARY },
     Member { name: "config", ..LIBRARY },
+    Member {
+        name: "merge",
+        may_use: &["adapter", "model", "partition", "projection"],
+        // For its build script alone: it reads the base through `model`, which links libtorch.
+        may_name: LIBTORCH,
+        ..LIBRARY
+    },
     Member { name: "trainer", may_use: TRAINER_USES, may_name: LIBTORCH, ..LIBRARY },
     Member { name: "cli", may_use: CLI_USES, may_name: LIBTORCH, may_print: true, ..LIBRARY },
     Member { name: "xtask", may_print: true, ..LIBRARY },
