@@ -1,8 +1,8 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use crate::stateless::check_range;
-use crate::{Assignment, CHUNK, PartitionError};
+use crate::assignment::check_range;
+use crate::{Assignment, CHUNK, Cursor, PartitionError};
 
 /// Below this many weights a thread costs more than it saves.
 const WEIGHTS_PER_THREAD: u64 = 1 << 18;
@@ -23,15 +23,16 @@ pub fn count(
         return Err(PartitionError::CountsLength { d, got });
     }
     check_range(range.start, range.end.saturating_sub(range.start))?;
+    let mut cursor = assignment.cursor();
     // Counters of 32 bits halve the memory that the loop jumps about in, where there is enough to count.
     if range.end.saturating_sub(range.start) < d {
-        return tally(assignment, range, counts, |slot: &mut u64| *slot += 1);
+        return tally(&mut *cursor, range, counts, |slot: &mut u64| *slot += 1);
     }
     let mut narrow: Vec<u32> = zeros(d)?;
     let mut start = range.start;
     while start < range.end {
         let end = range.end.min(start.saturating_add(u64::from(u32::MAX)));
-        tally(assignment, start..end, &mut narrow, |slot: &mut u32| *slot += 1)?;
+        tally(&mut *cursor, start..end, &mut narrow, |slot: &mut u32| *slot += 1)?;
         for (total, part) in counts.iter_mut().zip(&mut narrow) {
             *total += u64::from(std::mem::take(part));
         }
@@ -86,7 +87,7 @@ pub fn count_parallel(
 
 /// The hot loop: ids of one chunk, then one increment an id.
 fn tally<C>(
-    assignment: &(impl Assignment + ?Sized),
+    cursor: &mut dyn Cursor,
     range: Range<u64>,
     counts: &mut [C],
     increment: impl Fn(&mut C),
@@ -95,11 +96,11 @@ fn tally<C>(
     let mut start = range.start;
     while start < range.end {
         let ids = &mut buffer[..(range.end - start).min(CHUNK as u64) as usize];
-        assignment.fill(start, ids)?;
+        cursor.fill(start, ids)?;
         for &id in &*ids {
             match counts.get_mut(id as usize) {
                 Some(slot) => increment(slot),
-                None => return Err(PartitionError::IdOutOfRange { start, id, d: assignment.d() }),
+                None => return Err(PartitionError::IdOutOfRange { start, id, d: counts.len() as u64 }),
             }
         }
         start += ids.len() as u64;
@@ -124,7 +125,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{count, count_parallel};
-    use crate::{Assignment, PartitionError, Stateless};
+    use crate::{Assignment, Cursor, PartitionError, Stateless};
 
     /// A backend that names a group it does not have.
     struct Broken;
@@ -134,7 +135,13 @@ mod tests {
             3
         }
 
-        fn fill(&self, _: u64, out: &mut [u32]) -> Result<(), PartitionError> {
+        fn cursor(&self) -> Box<dyn Cursor + '_> {
+            Box::new(Self)
+        }
+    }
+
+    impl Cursor for Broken {
+        fn fill(&mut self, _: u64, out: &mut [u32]) -> Result<(), PartitionError> {
             out.fill(3);
             Ok(())
         }

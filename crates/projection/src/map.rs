@@ -1,12 +1,14 @@
+mod chunks;
 mod split;
 
 pub(crate) use split::{grads, plan};
 
 use std::sync::Mutex;
 
-use partition::{Assignment, CHUNK, Isa, PartitionError};
+use partition::{Assignment, Isa, PartitionError};
 
-use crate::{Dropout, Executor, FixedPoint, ProjectionError, kernel};
+use crate::{Dropout, Executor, FixedPoint, ProjectionError};
+use chunks::Chunks;
 
 /// A run of weights to be written: out = base + ΔW, or ΔW alone.
 #[derive(Debug)]
@@ -65,21 +67,7 @@ impl<'a> Map<'a> {
         base: Option<&[f32]>,
         out: &mut [f32],
     ) -> Result<(), ProjectionError> {
-        self.check_groups("the scaled theta", scaled_theta.len())?;
-        ProjectionError::check_length("the base", out.len(), base.map_or(out.len(), <[f32]>::len))?;
-        let mut buffers = Buffers::new();
-        let mut start = 0;
-        for out in out.chunks_mut(CHUNK) {
-            let end = start + out.len();
-            let (ids, mask) =
-                self.chunk(first_index.saturating_add(start as u64), out.len(), &mut buffers)?;
-            let base = base.map(|base| &base[start..end]);
-            // SAFETY: `chunk` has checked that ids are below d, which is the length of theta; the lengths of the
-            // others are `out.len()` by construction.
-            unsafe { kernel::apply(self.isa, scaled_theta, ids, base, mask, out) };
-            start = end;
-        }
-        Ok(())
+        self.chunks().apply(scaled_theta, first_index, base, out)
     }
 
     /// [`Map::apply`] on several runs of weights, such as all of a block, shared out among threads.
@@ -101,8 +89,9 @@ impl<'a> Map<'a> {
         let pieces: Vec<Mutex<Vec<WeightSlice<'_>>>> =
             split::weights(slices, tasks, part).into_iter().map(Mutex::new).collect();
         run_fallible(executor, tasks, &|task| {
+            let mut chunks = self.chunks();
             for piece in lock(&pieces[task]).iter_mut() {
-                self.apply(scaled_theta, piece.first_index, piece.base, piece.out)?;
+                chunks.apply(scaled_theta, piece.first_index, piece.base, piece.out)?;
             }
             Ok(())
         })
@@ -123,53 +112,21 @@ impl<'a> Map<'a> {
         fixed: &FixedPoint,
         sums: &mut [i64],
     ) -> Result<bool, ProjectionError> {
-        self.check_groups("the array of sums", sums.len())?;
-        let mut buffers = Buffers::new();
-        let mut terms = [0_i64; CHUNK];
-        let mut overflow = false;
-        let mut start = 0;
-        for grad in grad.chunks(CHUNK) {
-            let (ids, mask) =
-                self.chunk(first_index.saturating_add(start as u64), grad.len(), &mut buffers)?;
-            let terms = &mut terms[..grad.len()];
-            // SAFETY: `chunk` has checked that ids are below d, which is the length of `sums`; the lengths of the
-            // others are `grad.len()` by construction.
-            unsafe {
-                overflow |= kernel::quantize(self.isa, grad, mask, fixed, terms);
-                kernel::scatter_add(ids, terms, sums);
-            }
-            start += grad.len();
-        }
-        Ok(overflow)
+        self.chunks().reduce(first_index, grad, fixed, sums)
+    }
+
+    /// What one thread needs to go over runs of weights, of which those that follow one another cost no jump.
+    pub(crate) fn chunks(&self) -> Chunks<'a> {
+        Chunks::new(*self)
     }
 
     /// The number of groups as a length.
-    pub(crate) fn check_groups(&self, what: &'static str, got: usize) -> Result<(), ProjectionError> {
+    fn check_groups(&self, what: &'static str, got: usize) -> Result<(), ProjectionError> {
         let d = self.assignment.d();
         match usize::try_from(d) {
             Ok(expected) => ProjectionError::check_length(what, expected, got),
             Err(_) => Err(PartitionError::TooManyGroups { d }.into()),
         }
-    }
-
-    /// The checked ids and the mask of `len` weights from `first_index` on.
-    fn chunk<'b>(
-        &self,
-        first_index: u64,
-        len: usize,
-        buffers: &'b mut Buffers,
-    ) -> Result<(&'b [u32], Option<&'b [f32]>), ProjectionError> {
-        let (ids, mask) = (&mut buffers.ids[..len], &mut buffers.mask[..len]);
-        self.assignment.fill(first_index, ids)?;
-        let (id, d) = (kernel::max_id(self.isa, ids), self.assignment.d());
-        if u64::from(id) >= d {
-            return Err(PartitionError::IdOutOfRange { start: first_index, id, d }.into());
-        }
-        let mask = self.dropout.as_ref().map(|dropout| {
-            kernel::fill_mask(self.isa, dropout, first_index, mask);
-            &*mask
-        });
-        Ok((ids, mask))
     }
 }
 
@@ -184,18 +141,6 @@ pub fn scale_theta(theta: &[f32], scales: &[f32], out: &mut [f32]) -> Result<(),
         *out = theta * scale;
     }
     Ok(())
-}
-
-/// What one chunk needs, in the first-level cache.
-struct Buffers {
-    ids: [u32; CHUNK],
-    mask: [f32; CHUNK],
-}
-
-impl Buffers {
-    fn new() -> Self {
-        Self { ids: [0; CHUNK], mask: [0.0; CHUNK] }
-    }
 }
 
 /// Runs tasks that may fail; one of the errors, if there are any.

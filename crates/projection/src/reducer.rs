@@ -56,8 +56,9 @@ impl Reducer {
         let (private, fixed) = (&self.private, &self.fixed);
         run_fallible(executor, tasks, &|task| {
             let mut own = lock(&private[task]);
+            let mut chunks = map.chunks();
             for piece in grads(slices, task, part) {
-                let overflow = map.reduce(piece.first_index, piece.grad, fixed, &mut own.sums)?;
+                let overflow = chunks.reduce(piece.first_index, piece.grad, fixed, &mut own.sums)?;
                 own.overflow |= overflow;
             }
             Ok(())

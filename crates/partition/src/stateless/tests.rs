@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::{Modulus, Stateless, mix};
+use super::{Stateless, mix};
+use crate::modulus::Modulus;
 use crate::{Assignment, Isa, MAX_INDEX, PartitionError};
 
 fn ids(seed: i128, d: u64, start: u64, len: usize) -> Vec<u64> {

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use partition::{Assignment, PartitionError, Stateless};
+use partition::{Assignment, Cursor, PartitionError, Stateless};
 
 use super::{GradSlice, Map, WeightSlice, scale_theta};
 use crate::{Dropout, FixedPoint, ProjectionError, Reducer, Scoped, Serial};
@@ -13,7 +13,13 @@ impl Assignment for Broken {
         4
     }
 
-    fn fill(&self, start: u64, out: &mut [u32]) -> Result<(), PartitionError> {
+    fn cursor(&self) -> Box<dyn Cursor + '_> {
+        Box::new(Self)
+    }
+}
+
+impl Cursor for Broken {
+    fn fill(&mut self, start: u64, out: &mut [u32]) -> Result<(), PartitionError> {
         for (index, id) in (start..).zip(out) {
             *id = if index == 1000 { 4 } else { 3 };
         }
