@@ -39,10 +39,7 @@ fn next_token(model: &Decoder, weights: &DecoderWeights, row: &[i64]) -> u32 {
     let length = row.len();
     let context = model.context(&vec![1; length], 1, length);
     let ids = Tensor::from_slice(row).unsqueeze(0).to_device(model.device());
-    let mut hidden = model.embed(&weights.embedding, &ids);
-    for block in &weights.blocks {
-        hidden = model.block(block, &hidden, &context);
-    }
+    let hidden = model.hidden_states(weights, &ids, &context);
     let last = model.final_norm(&weights.norm, &hidden.narrow(1, length as i64 - 1, 1));
     let logits = last.linear::<&Tensor>(&weights.head, None);
     logits.argmax(-1, false).int64_value(&[0, 0]) as u32

@@ -1,29 +1,45 @@
-//! Llama as plain math: embedding, block, final norm. Shapes are in the legend of the crate.
+//! A decoder as plain math: embedding, block, final norm. Shapes are in the legend of the crate.
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{BlockWeights, LinearKind, ModelConfig, RotaryTables};
+use crate::{Activation, BlockWeights, DecoderWeights, LinearKind, ModelConfig, NormWeight, RotaryTables};
 
-/// The computation of a Llama, without weights.
+/// The computation of a decoder-only language model, without weights.
 #[derive(Debug)]
 pub struct Decoder {
     config: ModelConfig,
     kind: Kind,
     device: Device,
+    /// The configured scale, rounded to the compute dtype.
+    embedding_scale: Option<f64>,
 }
 
 /// What all blocks share for one micro-batch: positions and who may attend to whom.
+///
+/// The masks are true where attention is allowed, `[T, T]` or `[B, 1, T, T]`, and absent when causality alone says it.
 #[derive(Debug)]
 pub struct SequenceContext {
     rotary: RotaryTables,
-    /// `[B, 1, T, T]`, true where attention is allowed; absent when causality alone says it.
-    mask: Option<Tensor>,
+    full: Option<Tensor>,
+    windowed: Option<Tensor>,
+}
+
+impl SequenceContext {
+    /// The mask of a block that attends through a sliding window, or of one that sees the whole row.
+    pub fn mask(&self, windowed: bool) -> Option<&Tensor> {
+        match windowed {
+            true => self.windowed.as_ref(),
+            false => self.full.as_ref(),
+        }
+    }
 }
 
 impl Decoder {
     /// A model of shape `config` that computes in `kind` on `device`.
     pub fn new(config: ModelConfig, kind: Kind, device: Device) -> Self {
-        Self { config, kind, device }
+        // Rounded as transformers does: sqrt(3072) becomes 55.5 in bfloat16.
+        let round = |scale: f64| Tensor::from(scale as f32).to_kind(kind).double_value(&[]);
+        Self { embedding_scale: config.embedding_scale.map(round), config, kind, device }
     }
 
     /// The shape and constants.
@@ -41,38 +57,60 @@ impl Decoder {
         self.device
     }
 
-    /// Positions and mask of a micro-batch of `rows` × `length` tokens.
+    /// Positions and masks of a micro-batch of `rows` × `length` tokens.
     ///
     /// `attention_mask` is row-major `[B, T]`, 1 for tokens and 0 for padding. With padding on the right alone,
-    /// causality already keeps every token from padding, so no mask is made and the fast causal kernel runs.
+    /// causality already keeps every token from padding, and a window as long as the row keeps it from nothing: then
+    /// no mask is made and the fast causal kernel runs.
     pub fn context(&self, attention_mask: &[i64], rows: usize, length: usize) -> SequenceContext {
         debug_assert_eq!(attention_mask.len(), rows * length);
-        let rotary = RotaryTables::new(&self.config, length as i64, self.kind, self.device);
+        let (b, t) = (rows as i64, length as i64);
         let right_padded =
             attention_mask.chunks_exact(length.max(1)).all(|row| row.is_sorted_by(|a, b| a >= b));
-        let mask = (!right_padded).then(|| {
-            let (b, t) = (rows as i64, length as i64);
-            let real = Tensor::from_slice(attention_mask).reshape([b, 1, 1, t]).to_kind(Kind::Bool);
-            let causal = Tensor::ones([t, t], (Kind::Bool, Device::Cpu)).tril(0);
-            // A padding row may see itself: a softmax over nothing would be NaN and poison the gradients.
-            let diagonal = Tensor::eye(t, (Kind::Bool, Device::Cpu));
-            causal.logical_and(&real).logical_or(&diagonal).to_device(self.device)
-        });
-        SequenceContext { rotary, mask }
+        let real = (!right_padded)
+            .then(|| Tensor::from_slice(attention_mask).reshape([b, 1, 1, t]).to_kind(Kind::Bool));
+        let window = self.config.sliding_window.as_ref().map(|window| window.tokens).filter(|w| *w < t);
+        let full = real.as_ref().map(|real| allowed(t, None, Some(real)).to_device(self.device));
+        let windowed = match window {
+            Some(_) => Some(allowed(t, window, real.as_ref()).to_device(self.device)),
+            None => full.as_ref().map(Tensor::shallow_clone),
+        };
+        SequenceContext { rotary: RotaryTables::new(&self.config, t, self.kind, self.device), full, windowed }
     }
 
     /// Token embedding: `ids` `[B, T]` (int64) → `[B, T, H]`.
     pub fn embed(&self, embedding: &Tensor, ids: &Tensor) -> Tensor {
-        Tensor::embedding(embedding, ids, -1, false, false)
+        let rows = Tensor::embedding(embedding, ids, -1, false, false);
+        match self.embedding_scale {
+            Some(scale) => rows * scale,
+            None => rows,
+        }
     }
 
-    /// One transformer block: `x` `[B, T, H]` → `[B, T, H]`.
-    pub fn block(&self, weights: &BlockWeights, x: &Tensor, context: &SequenceContext) -> Tensor {
-        let attended = x + self.attention(weights, &self.rms_norm(x, &weights.input_norm), context);
+    /// Transformer block number `block`: `x` `[B, T, H]` → `[B, T, H]`.
+    pub fn block(
+        &self,
+        block: usize,
+        weights: &BlockWeights,
+        x: &Tensor,
+        context: &SequenceContext,
+    ) -> Tensor {
+        let mask = context.mask(self.config.window(block).is_some());
+        let normed = self.rms_norm(x, &weights.input_norm);
+        let attended = x + self.attention(weights, &normed, &context.rotary, mask);
         let normed = self.rms_norm(&attended, &weights.post_norm);
-        let gate = weights.linear(LinearKind::Gate).forward(&normed).silu();
+        let gate = self.activate(&weights.linear(LinearKind::Gate).forward(&normed));
         let up = weights.linear(LinearKind::Up).forward(&normed);
         attended + weights.linear(LinearKind::Down).forward(&(gate * up))
+    }
+
+    /// Embedding and all blocks of a model whose weights are all at hand: `ids` `[B, T]` (int64) → `[B, T, H]`,
+    /// before the final norm.
+    pub fn hidden_states(&self, weights: &DecoderWeights, ids: &Tensor, context: &SequenceContext) -> Tensor {
+        let blocks = weights.blocks.iter().enumerate();
+        blocks.fold(self.embed(&weights.embedding, ids), |x, (block, weights)| {
+            self.block(block, weights, &x, context)
+        })
     }
 
     /// Final norm: `x` `[…, H]` → `[…, H]`.
@@ -80,28 +118,33 @@ impl Decoder {
         self.rms_norm(x, norm)
     }
 
-    fn attention(&self, weights: &BlockWeights, x: &Tensor, context: &SequenceContext) -> Tensor {
+    fn attention(
+        &self,
+        weights: &BlockWeights,
+        x: &Tensor,
+        rotary: &RotaryTables,
+        mask: Option<&Tensor>,
+    ) -> Tensor {
         let (b, t, _) = x.size3().unwrap_or_else(|_| unreachable!("activations are [B, T, H]"));
         let heads = |kind: LinearKind, count: i64| {
             weights.linear(kind).forward(x).view([b, t, count, self.config.head_dim]).transpose(1, 2)
         };
-        let query = context.rotary.apply(&heads(LinearKind::Query, self.config.num_heads));
-        let key = context.rotary.apply(&heads(LinearKind::Key, self.config.num_kv_heads));
+        let query = rotary.apply(&heads(LinearKind::Query, self.config.num_heads));
+        let key = rotary.apply(&heads(LinearKind::Key, self.config.num_kv_heads));
         let value = heads(LinearKind::Value, self.config.num_kv_heads);
         let grouped = self.config.num_heads != self.config.num_kv_heads;
-        let causal = context.mask.is_none();
-        let attended = Tensor::scaled_dot_product_attention(
-            &query,
-            &key,
-            &value,
-            context.mask.as_ref(),
-            0.0,
-            causal,
-            None,
-            grouped,
-        );
+        let causal = mask.is_none();
+        let attended =
+            Tensor::scaled_dot_product_attention(&query, &key, &value, mask, 0.0, causal, None, grouped);
         let merged = attended.transpose(1, 2).reshape([b, t, self.config.num_heads * self.config.head_dim]);
         weights.linear(LinearKind::Output).forward(&merged)
+    }
+
+    fn activate(&self, x: &Tensor) -> Tensor {
+        match self.config.activation {
+            Activation::Silu => x.silu(),
+            Activation::GeluTanh => x.gelu("tanh"),
+        }
     }
 
     /// RMSNorm (arXiv 1910.07467), the mean square in f32 whatever the compute dtype.
@@ -109,6 +152,28 @@ impl Decoder {
         let wide = x.to_kind(Kind::Float);
         let mean_square = wide.square().mean_dim(-1, true, Kind::Float);
         let normed = wide * (mean_square + self.config.rms_norm_eps).rsqrt();
-        weight * normed.to_kind(self.kind)
+        match self.config.norm {
+            NormWeight::Direct => weight * normed.to_kind(self.kind),
+            NormWeight::OnePlus => (normed * (weight.to_kind(Kind::Float) + 1.0)).to_kind(self.kind),
+        }
     }
 }
+
+/// Who may attend to whom in rows of `t` tokens: position i to j where `i - window < j ≤ i` and j is `real`
+/// (`[B, 1, 1, t]`). `[t, t]`, or `[B, 1, t, t]` with `real`.
+fn allowed(t: i64, window: Option<i64>, real: Option<&Tensor>) -> Tensor {
+    let on_cpu = (Kind::Bool, Device::Cpu);
+    let causal = Tensor::ones([t, t], on_cpu).tril(0);
+    let near = match window {
+        Some(window) => causal.triu(1 - window),
+        None => causal,
+    };
+    match real {
+        // A padding row may see itself: a softmax over nothing would be NaN and poison the gradients.
+        Some(real) => near.logical_and(real).logical_or(&Tensor::eye(t, on_cpu)),
+        None => near,
+    }
+}
+
+#[cfg(test)]
+mod tests;

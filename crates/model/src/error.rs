@@ -62,7 +62,10 @@ pub enum ModelError {
     #[error("unsupported model architecture '{found}' in {}", path.display())]
     #[diagnostic(
         code(input::unsupported_architecture),
-        help("this version trains Llama models (LlamaForCausalLM)")
+        help(
+            "this version trains LlamaForCausalLM, Qwen2ForCausalLM (Qwen2, Qwen2.5), GemmaForCausalLM (the first \
+             Gemma) and MistralForCausalLM"
+        )
     )]
     UnsupportedArchitecture {
         /// The architecture as config.json names it.
@@ -87,15 +90,27 @@ pub enum ModelError {
     },
     /// A tensor that the architecture needs is not in the files.
     #[error("tensor '{name}' is missing from the checkpoint in {}", folder.display())]
-    #[diagnostic(
-        code(input::model_incomplete),
-        help("a shard may be missing, or config.json describes another model than the weights")
-    )]
+    #[diagnostic(code(input::model_incomplete), help("{hint}"))]
     MissingTensor {
         /// Full name of the tensor.
         name: String,
         /// The model folder.
         folder: PathBuf,
+        /// What was found instead, and what to do.
+        hint: String,
+    },
+    /// A head that differs from the embedding, where config.json says that the two are one.
+    #[error(
+        "'lm_head.weight' is not the embedding, although the model has tie_word_embeddings = true ({})",
+        path.display()
+    )]
+    #[diagnostic(
+        code(input::model_head),
+        help("set tie_word_embeddings to false in config.json to use it, as transformers does")
+    )]
+    HeadNotTied {
+        /// The file that holds the head.
+        path: PathBuf,
     },
     /// A tensor whose shape is not the one that config.json implies.
     #[error("tensor '{name}' has shape {found:?} where config.json implies {expected:?} ({})", path.display())]

@@ -6,18 +6,22 @@
 //! Shape legend used throughout: `B` rows of a micro-batch, `T` tokens of the padded row, `H` hidden size,
 //! `A` attention heads, `K` key-value heads, `D` size of a head, `I` intermediate size, `V` vocabulary.
 
+mod accounting;
 mod checkpoint_files;
 mod config;
 mod decoder;
 mod error;
+mod linear;
 mod loss;
 mod rotary;
 mod weights;
 
+pub use accounting::{BlockParameters, Parameters};
 pub use checkpoint_files::{CheckpointFiles, TensorEntry};
-pub use config::{ModelConfig, RopeScaling};
+pub use config::{Activation, Family, ModelConfig, NormWeight, RopeScaling, SlidingWindow};
 pub use decoder::{Decoder, SequenceContext};
 pub use error::ModelError;
+pub use linear::{Linear, LinearKind, LinearModule, linear_modules};
 pub use loss::{CrossEntropy, cross_entropy};
 pub use rotary::RotaryTables;
-pub use weights::{BlockWeights, DecoderWeights, Linear, LinearKind, tensor_specs};
+pub use weights::{BlockWeights, DecoderWeights, tensor_specs};
