@@ -13,7 +13,7 @@ use crate::Dtype;
 /// A merge that is refused or that failed. The output folder is then as it was before.
 #[derive(Debug, Error, Diagnostic)]
 pub enum MergeError {
-    /// The base cannot be used, or the adapter does not fit it.
+    /// The base cannot be used.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Model(#[from] ModelError),
@@ -25,7 +25,9 @@ pub enum MergeError {
     #[error("the output {} is {relation} the {what} {}", output.display(), input.display())]
     #[diagnostic(
         code(input::merge_output_in_input),
-        help("name a new folder outside both with --output; neither the base nor the adapter is ever changed")
+        help(
+            "name a new folder outside both with --output; neither the base nor the adapter is ever changed"
+        )
     )]
     OutputInInput {
         /// The output, with every link resolved.
@@ -80,6 +82,20 @@ pub enum MergeError {
         needed: u64,
         /// Bytes that the file system has free.
         free: u64,
+    },
+    /// The adapter's modules are not those of the base.
+    #[error("the adapter does not fit the model in {}: tensor '{tensor}' {problem}", folder.display())]
+    #[diagnostic(
+        code(input::merge_unfit),
+        help("merge it into the model that it was trained on; a quantised base takes no merge")
+    )]
+    Unfit {
+        /// The base's folder.
+        folder: PathBuf,
+        /// Full name of the tensor.
+        tensor: String,
+        /// What does not fit.
+        problem: String,
     },
     /// The adapter's parts do not belong together.
     #[error("the adapter has {theta} numbers, d is {d} and there are {scales} scales")]

@@ -140,7 +140,8 @@ fn converts(part: &Part) -> bool {
 fn prefix(shard: &mut Shard, parts: &[Part]) -> Vec<u8> {
     for part in parts {
         let (_, size) = part.unit_sizes();
-        let Some(Value::Object(info)) = shard.fields.get_mut(&part.tensor).filter(|_| part.tensor != METADATA)
+        let Some(Value::Object(info)) =
+            shard.fields.get_mut(&part.tensor).filter(|_| part.tensor != METADATA)
         else {
             continue;
         };

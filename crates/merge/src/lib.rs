@@ -18,6 +18,7 @@ mod layout;
 mod names;
 mod numbers;
 mod output;
+mod piece;
 mod plan;
 mod report;
 mod shard;

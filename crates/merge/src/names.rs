@@ -15,7 +15,8 @@ pub(crate) fn short_name(name: &str) -> String {
 pub(crate) fn mismatch(adapter_base: Option<&str>, folder: &Path) -> Option<String> {
     let named = adapter_base.filter(|name| !name.trim().is_empty())?;
     let resolved = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    let fits = [folder, &resolved].iter().any(|path| short_name(&path.to_string_lossy()) == short_name(named));
+    let fits =
+        [folder, &resolved].iter().any(|path| short_name(&path.to_string_lossy()) == short_name(named));
     (!fits).then(|| {
         format!(
             "the adapter was trained on '{named}', and is merged into {}; is that the same model?",

@@ -141,6 +141,10 @@ impl Staging {
             return Err(MergeError::OutputBusy { output: output.to_owned() });
         }
         // Where the file system has no locks, two merges into one folder are the user's to avoid.
+        if !made.folders.is_empty() {
+            // The staging folder is new, so whatever else is there came from a merge that has just ended.
+            check_free(output, &[])?;
+        }
         let (output, published) = (output.to_owned(), Vec::new());
         let staging = Self { output, folder, published, done: false, _lock: lock, made };
         staging.clear(names)?;
@@ -205,12 +209,14 @@ impl Staging {
             fs::rename(self.folder.join(name), &path).map_err(MergeError::write(&path))?;
             self.published.push(path);
         }
-        // From here on the output is complete; what is left of the staging folder is only untidy.
-        self.done = true;
-        let made = self.made.keep();
-        let _ = fs::remove_dir_all(&self.folder);
         sync_folder(&self.output)?;
-        made.iter().filter_map(|made| made.parent()).try_for_each(sync_folder)
+        // The output is complete; a staging folder that stays would only have it made once more.
+        self.done = true;
+        let _ = fs::remove_dir_all(&self.folder);
+        for parent in self.made.keep().iter().filter_map(|made| made.parent()) {
+            let _ = sync_folder(parent);
+        }
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use adapter::{AdaptedSpace, Adapter};
-use model::{CheckpointFiles, ModelConfig, ModelError};
+use model::{CheckpointFiles, ModelConfig};
 
 use crate::layout::{OutputShard, Work, adapted_tensors};
 use crate::shard::Shard;
@@ -171,19 +171,18 @@ fn check_adapter(files: &CheckpointFiles, adapter: &Adapter, space: &AdaptedSpac
 }
 
 /// An adapted tensor must be in the base, as large as the adapter's partition has it, and of a type one can add to.
-fn check_tensor(files: &CheckpointFiles, name: String, shape: &[u64]) -> Result<(), ModelError> {
-    let Some(entry) = files.get(&name) else {
-        return Err(ModelError::MissingTensor { name, folder: files.folder().to_owned() });
+fn check_tensor(files: &CheckpointFiles, tensor: String, shape: &[u64]) -> Result<(), MergeError> {
+    let problem = match files.get(&tensor) {
+        None => "is missing".to_owned(),
+        Some(entry) if !entry.shape.iter().map(|dim| *dim as u64).eq(shape.iter().copied()) => {
+            format!("has shape {:?} where the adapter has {shape:?}", entry.shape)
+        }
+        Some(entry) if Dtype::of_stored(entry.dtype).is_none() => {
+            format!("is stored as {:?}, to which nothing can be added", entry.dtype)
+        }
+        Some(_) => return Ok(()),
     };
-    let path = files.path(entry).to_owned();
-    if !entry.shape.iter().map(|dim| *dim as u64).eq(shape.iter().copied()) {
-        let expected = shape.iter().map(|dim| *dim as i64).collect();
-        return Err(ModelError::WrongShape { name, found: entry.shape.clone(), expected, path });
-    }
-    match Dtype::of_stored(entry.dtype) {
-        Some(_) => Ok(()),
-        None => Err(ModelError::WrongDtype { name, found: format!("{:?}", entry.dtype), path }),
-    }
+    Err(MergeError::Unfit { folder: files.folder().to_owned(), tensor, problem })
 }
 
 /// The files that hold tensors, by name.

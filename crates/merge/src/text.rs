@@ -46,8 +46,16 @@ mod tests {
             assert_eq!(text, expect);
         };
         check("{ \"a\" :1,\n\"dtype\":  \"old\" }\n", &["dtype"], "{ \"a\" :1,\n\"dtype\":  \"new\" }\n");
-        check(r#"{"b":{"dtype":1},"x":"\"dtype\": 3"}"#, &["dtype"], r#"{"b":{"dtype":1},"x":"\"dtype\": 3"}"#);
-        check(r#"{"dtype":3,"b":{"c":0,"dtype": 1 }}"#, &["b", "dtype"], r#"{"dtype":3,"b":{"c":0,"dtype": "new" }}"#);
+        check(
+            r#"{"b":{"dtype":1},"x":"\"dtype\": 3"}"#,
+            &["dtype"],
+            r#"{"b":{"dtype":1},"x":"\"dtype\": 3"}"#,
+        );
+        check(
+            r#"{"dtype":3,"b":{"c":0,"dtype": 1 }}"#,
+            &["b", "dtype"],
+            r#"{"dtype":3,"b":{"c":0,"dtype": "new" }}"#,
+        );
         check(r#"{"dtype":null}"#, &["dtype"], r#"{"dtype":null}"#);
         check(r#"{"b":3}"#, &["b", "dtype"], r#"{"b":3}"#);
         check(r#"{"dtype":1, "dtype":2}"#, &["dtype"], r#"{"dtype":1, "dtype":"new"}"#);
