@@ -83,7 +83,9 @@ fn run(cli: Cli) -> Exit {
         Command::Metamath(args) => train::train(Task::Metamath, &args),
         Command::Train(args) => train::train(Task::Train, &args),
         Command::Plan(of) => plan::plan(&of),
-        Command::Config(ConfigOf::Metamath(args)) => train::show_config(Task::Metamath, &args.train, args.json),
+        Command::Config(ConfigOf::Metamath(args)) => {
+            train::show_config(Task::Metamath, &args.train, args.json)
+        }
         Command::Config(ConfigOf::Train(args)) => train::show_config(Task::Train, &args.train, args.json),
         Command::Merge(args) => merge::merge(&args),
         Command::Inspect(what) => inspect::inspect(what),

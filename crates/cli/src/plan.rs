@@ -53,7 +53,10 @@ pub struct PlanArgs {
 }
 
 fn positive(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0).ok_or_else(|| "give a number above 0".to_owned())
+    text.parse()
+        .ok()
+        .filter(|x: &f64| x.is_finite() && *x > 0.0)
+        .ok_or_else(|| "give a number above 0".to_owned())
 }
 
 /// Rows of the data that `metamath` takes when nothing else is said: meta-math/MetaMathQA, MetaMathQA-395K.json.

@@ -11,6 +11,16 @@ pub fn print(error: &dyn Diagnostic) {
     let _ = std::io::stderr().write_all(render(error, None).as_bytes());
 }
 
+/// Prints a warning to standard error.
+pub fn warning(text: &str) {
+    let _ = std::io::stderr().write_all(format!("warning: {text}\n").as_bytes());
+}
+
+/// Prints a line about what is going on to standard error.
+pub fn note(text: &str) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
 /// The same, naming the rank, its host and its device where there are several ranks.
 pub fn print_of_rank(error: &dyn Diagnostic, comm: &dyn Communicator) {
     let place = (comm.size() > 1).then(|| format!("rank {} on {} (cpu)", comm.rank(), host()));

@@ -43,7 +43,11 @@ fn line(pieces: &[data::Piece], colour: bool) -> String {
         let skipped = pieces.len().saturating_sub(SHOWN);
         if skipped > 0 && (SHOWN / 2..SHOWN / 2 + skipped).contains(&place) {
             if place == SHOWN / 2 {
-                text += &format!("{} … {} left out …", if inside { close } else { "" }, counted(skipped as u64, "token"));
+                text += &format!(
+                    "{} … {} left out …",
+                    if inside { close } else { "" },
+                    counted(skipped as u64, "token")
+                );
                 inside = false;
             }
             continue;

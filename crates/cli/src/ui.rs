@@ -74,7 +74,9 @@ impl Ui {
     /// Shows how the download of `id` is getting on.
     pub fn download(&self, id: &str, event: hub::Event<'_>) {
         match event {
-            hub::Event::Waiting { .. } => self.line(&format!("waiting for another process that downloads {id} …")),
+            hub::Event::Waiting { .. } => {
+                self.line(&format!("waiting for another process that downloads {id} …"))
+            }
             hub::Event::Start { files, bytes: size } => {
                 self.clear();
                 self.line(&format!("downloading {id}: {}, {}", counted(files as u64, "file"), bytes(size)));
@@ -95,7 +97,9 @@ impl Ui {
                 if state.bar.message() != message || state.bar.is_finished() {
                     state.bar.finish_and_clear();
                     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stdout());
-                    bar.set_style(style("{msg} {wide_bar:.cyan/black.bright} {bytes}/{total_bytes}  eta {eta}"));
+                    bar.set_style(style(
+                        "{msg} {wide_bar:.cyan/black.bright} {bytes}/{total_bytes}  eta {eta}",
+                    ));
                     bar.set_message(message);
                     (state.bar, state.training) = (bar, false);
                 }

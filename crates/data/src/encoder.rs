@@ -53,7 +53,9 @@ pub(crate) struct Encoder<'a> {
 enum EncoderForm<'a> {
     /// BOS, where there is one, and the system prompt, where it is wanted: not trained on. The prompt is tokenized
     /// once, separately from the text, as officially.
-    Official { prefix: Vec<u32> },
+    Official {
+        prefix: Vec<u32>,
+    },
     Jinja(Renderer<'a>),
 }
 

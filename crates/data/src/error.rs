@@ -167,7 +167,9 @@ pub enum Error {
     #[error("{place}: rows of mixed schemas: this one has {found}, those before it have {expected}")]
     #[diagnostic(
         code(input::data_mixed),
-        help("train on one kind of rows; turn questions with answers into `messages`, or leave one kind out")
+        help(
+            "train on one kind of rows; turn questions with answers into `messages`, or leave one kind out"
+        )
     )]
     DataMixed {
         /// The row.
@@ -273,7 +275,10 @@ pub enum Error {
 
     /// A template writes nothing.
     #[error("template `{}` makes an empty text ({place})", path.display())]
-    #[diagnostic(code(input::template_empty), help("check that the template uses the names of the row's fields"))]
+    #[diagnostic(
+        code(input::template_empty),
+        help("check that the template uses the names of the row's fields")
+    )]
     TemplateEmpty {
         /// The file it came from.
         path: PathBuf,

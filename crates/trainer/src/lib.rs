@@ -34,8 +34,8 @@ pub use openmp::executor;
 pub use optimizer::{AdamW, AdamWOptions, clip, l2_norm};
 pub use overlay::{AdaptedBlock, Overlay, ScaledTheta};
 pub use pass::Pass;
-pub use run::{Surroundings, earlier_settings, run};
 pub use planning::{model_facts, training_facts};
+pub use run::{Surroundings, earlier_settings, run};
 pub use samples::first_rows;
 
 /// blake3 (hex) of θ's little-endian f32 bytes, as in `metrics.jsonl`.

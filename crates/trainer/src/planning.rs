@@ -71,7 +71,11 @@ pub fn training_facts(config: &TrainConfig) -> Training {
         accumulation: count(config.accumulation_steps),
         epochs: config.epochs,
         max_steps: config.max_steps.map(count),
-        warmup_ratio: if config.lr_scheduler_type == LrScheduler::Constant { 0.0 } else { config.warmup_ratio },
+        warmup_ratio: if config.lr_scheduler_type == LrScheduler::Constant {
+            0.0
+        } else {
+            config.warmup_ratio
+        },
         d: count(config.d),
         partition: match (config.grouping_strategy, config.assignment_backend) {
             (GroupingStrategy::SignedMagnitude, _) => PartitionKind::SignedMagnitude,

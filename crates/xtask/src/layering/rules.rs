@@ -23,8 +23,20 @@ const MPI: &[&str] = &["mpi", "mpi-sys"];
 /// External packages that only the members with the name in `may_name` may depend on, for tests as well.
 pub const RESTRICTED: &[&[&str]] = &[LIBTORCH, MPI];
 
-const TRAINER_USES: &[&str] =
-    &["partition", "projection", "mesh", "comm", "model", "adapter", "data", "eval", "checkpoint", "config"];
+const TRAINER_USES: &[&str] = &[
+    "partition",
+    "projection",
+    "mesh",
+    "comm",
+    "model",
+    "adapter",
+    "data",
+    "eval",
+    "checkpoint",
+    "config",
+    "hub",
+    "plan",
+];
 const CLI_USES: &[&str] = &[
     "partition",
     "projection",
@@ -36,6 +48,9 @@ const CLI_USES: &[&str] = &[
     "eval",
     "checkpoint",
     "config",
+    "hub",
+    "merge",
+    "plan",
     "trainer",
 ];
 
@@ -46,12 +61,19 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "plan", may_use: &["mesh", "partition", "projection"], is_pure: true, ..LIBRARY },
     Member { name: "comm", may_name: MPI, ..LIBRARY },
     Member { name: "model", may_name: LIBTORCH, ..LIBRARY },
-    Member { name: "adapter", may_use: &["checkpoint"], ..LIBRARY },
+    Member { name: "adapter", may_use: &["checkpoint", "partition"], ..LIBRARY },
     Member { name: "data", ..LIBRARY },
     Member { name: "hub", ..LIBRARY },
     Member { name: "eval", may_use: &["model"], may_name: LIBTORCH, ..LIBRARY },
     Member { name: "checkpoint", ..LIBRARY },
     Member { name: "config", ..LIBRARY },
+    Member {
+        name: "merge",
+        may_use: &["adapter", "model", "partition", "projection"],
+        // For its build script alone: it reads the base through `model`, which links libtorch.
+        may_name: LIBTORCH,
+        ..LIBRARY
+    },
     Member { name: "trainer", may_use: TRAINER_USES, may_name: LIBTORCH, ..LIBRARY },
     Member { name: "cli", may_use: CLI_USES, may_name: LIBTORCH, may_print: true, ..LIBRARY },
     Member { name: "xtask", may_print: true, ..LIBRARY },
