@@ -191,7 +191,12 @@ impl Places {
 }
 
 /// blake3 of all that the tokens depend on.
-pub(crate) fn key(rows: &Rows, tokenizer: &Tokenizer, template: &Template, options: &BuildOptions) -> blake3::Hash {
+pub(crate) fn key(
+    rows: &Rows,
+    tokenizer: &Tokenizer,
+    template: &Template,
+    options: &BuildOptions,
+) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&MAGIC.to_le_bytes());
     hasher.update(tokenizer.fingerprint().as_bytes());

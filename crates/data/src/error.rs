@@ -45,7 +45,7 @@ pub enum Error {
 
     /// The data path is a directory.
     #[error("data file `{}` is a directory", path.display())]
-    #[diagnostic(code(input::data_is_directory), help("name the .json or .jsonl file inside it"))]
+    #[diagnostic(code(input::data_is_directory), help("name the .json, .jsonl or .parquet file inside it"))]
     DataIsDirectory {
         /// The path as given.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum Error {
     },
 
     /// The first character is neither `[` nor `{`.
-    #[error("data file `{}` is neither a JSON array nor JSON lines: its first character is {found}", path.display())]
+    #[error("data file `{}` is neither a JSON array nor JSON lines nor Parquet: its first character is {found}", path.display())]
     #[diagnostic(code(input::data_format), help("{ROW_SHAPE}"))]
     DataFormat {
         /// The path as given.
@@ -167,7 +167,9 @@ pub enum Error {
     #[error("{place}: rows of mixed schemas: this one has {found}, those before it have {expected}")]
     #[diagnostic(
         code(input::data_mixed),
-        help("train on one kind of rows; turn questions with answers into `messages`, or leave one kind out")
+        help(
+            "train on one kind of rows; turn questions with answers into `messages`, or leave one kind out"
+        )
     )]
     DataMixed {
         /// The row.
@@ -273,7 +275,10 @@ pub enum Error {
 
     /// A template writes nothing.
     #[error("template `{}` makes an empty text ({place})", path.display())]
-    #[diagnostic(code(input::template_empty), help("check that the template uses the names of the row's fields"))]
+    #[diagnostic(
+        code(input::template_empty),
+        help("check that the template uses the names of the row's fields")
+    )]
     TemplateEmpty {
         /// The file it came from.
         path: PathBuf,

@@ -79,7 +79,8 @@ fn the_second_build_reads_the_cache() {
     assert!(!is_mapped(&first));
     let calls = Mutex::new(Vec::new());
     let progress = |done, total| calls.lock().unwrap().push((done, total));
-    let second = Dataset::build(&rows, &tokenizer(), &official(), &OPTIONS, Some(&cache), &progress, 2).unwrap();
+    let second =
+        Dataset::build(&rows, &tokenizer(), &official(), &OPTIONS, Some(&cache), &progress, 2).unwrap();
     assert!(is_mapped(&second));
     assert_same(&first, &second);
     assert_eq!(*calls.lock().unwrap(), [(300, 300)]);
@@ -91,9 +92,8 @@ fn anything_that_matters_is_in_the_key() {
     let dir = tempfile::tempdir().unwrap();
     let mut seen = Vec::new();
     let mut check = |rows: &Rows, tokenizer: &Tokenizer, template: &Template, options: &BuildOptions| {
-        let build = || {
-            Dataset::build(rows, tokenizer, template, options, Some(dir.path()), &|_, _| {}, 1).unwrap()
-        };
+        let build =
+            || Dataset::build(rows, tokenizer, template, options, Some(dir.path()), &|_, _| {}, 1).unwrap();
         assert!(!is_mapped(&build()), "{template:?} {options:?}");
         let again = build();
         assert!(is_mapped(&again));
@@ -147,7 +147,9 @@ fn anything_that_matters_is_in_the_key() {
 #[test]
 fn a_cache_file_is_read_from_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let good = build(&rows(9), &BuildOptions { train_on: TrainOn::Responses, ..OPTIONS }, Some(dir.path()), 1).unwrap();
+    let good =
+        build(&rows(9), &BuildOptions { train_on: TrainOn::Responses, ..OPTIONS }, Some(dir.path()), 1)
+            .unwrap();
     let bytes = std::fs::read(files(dir.path()).remove(0)).unwrap();
     assert_same(&good, &Dataset::from_cache_bytes(&bytes).unwrap());
     for cut in [0, 1, 40, 95, 96, bytes.len() - 1] {
@@ -192,7 +194,9 @@ fn a_damaged_cache_is_built_again() {
         // As a torn file would be: another one under the name, not the mapped one changed.
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, bytes).unwrap();
-        let build = || Dataset::build(&rows, &tokenizer, &official(), &OPTIONS, Some(dir.path()), &|_, _| {}, 1).unwrap();
+        let build = || {
+            Dataset::build(&rows, &tokenizer, &official(), &OPTIONS, Some(dir.path()), &|_, _| {}, 1).unwrap()
+        };
         let again = build();
         assert!(!is_mapped(&again));
         assert_same(&good, &again);
@@ -259,6 +263,7 @@ fn an_error_names_file_and_row() {
     let error = Dataset::build(&rows, &tokenizer(), &template, &OPTIONS, None, &|_, _| {}, 2).unwrap_err();
     assert_eq!(error.to_string(), "template `my.jinja`, line 2: no question (data file `my.json`, row 2)");
     let (_, held_out) = rows.split(1.0, 1).unwrap();
-    let error = Dataset::build(&held_out, &tokenizer(), &template, &OPTIONS, None, &|_, _| {}, 2).unwrap_err();
+    let error =
+        Dataset::build(&held_out, &tokenizer(), &template, &OPTIONS, None, &|_, _| {}, 2).unwrap_err();
     assert!(error.to_string().ends_with("(data file `my.json`, row 2)"), "{error}");
 }

@@ -120,9 +120,7 @@ impl Reading<'_, '_> {
         let (path, row) = (self.collector.path().into(), self.collector.seen + 1);
         match error.error_len() {
             // The file ends inside a character, as half a file may.
-            None if !is_ended => {
-                Error::DataCut { path, row, line, column: error.valid_up_to() as u64 + 1 }
-            }
+            None if !is_ended => Error::DataCut { path, row, line, column: error.valid_up_to() as u64 + 1 },
             _ => Error::DataUtf8 { path, row, line },
         }
     }
@@ -224,7 +222,10 @@ struct KeySeed<'o>(&'o RowOptions);
 impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
     type Value = (Use, String);
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Self::Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> std::result::Result<Self::Value, D::Error> {
         deserializer.deserialize_str(self)
     }
 }

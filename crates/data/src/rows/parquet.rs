@@ -27,7 +27,8 @@ fn damaged(collector: &Collector, problem: String) -> Error {
 }
 
 fn read_groups(collector: &mut Collector, source: impl ChunkReader + 'static) -> Result<()> {
-    let failed = |collector: &Collector, error: parquet::errors::ParquetError| damaged(collector, error.to_string());
+    let failed =
+        |collector: &Collector, error: parquet::errors::ParquetError| damaged(collector, error.to_string());
     let file = SerializedFileReader::new(source).map_err(|error| failed(collector, error))?;
     let schema = file.metadata().file_metadata().schema();
     let wanted = wanted_columns(collector, schema)?;

@@ -127,7 +127,9 @@ fn names_what_is_wrong_with_the_file() {
     check_error(b"{\"query\":\"caf\xc3\n", "input::data_utf8", "row 1 (line 1");
     let open = "{\"query\":\"no end\n";
     for bad in [open, "{\n", "{\"query\"\r\n", "{\"query\":\"a\\\n"] {
-        for (text, line) in [(bad.to_owned(), 1), (format!("{good}\n\n{bad}"), 3), (format!("{bad}{good}\n"), 1)] {
+        for (text, line) in
+            [(bad.to_owned(), 1), (format!("{good}\n\n{bad}"), 3), (format!("{bad}{good}\n"), 1)]
+        {
             let row = if line == 1 { 1 } else { 2 };
             let message = format!("row {row} (line {line}, column");
             check_error(text.as_bytes(), "input::data_json", &message);
@@ -141,11 +143,23 @@ fn names_what_is_wrong_with_the_file() {
 #[test]
 fn names_a_path_that_is_no_file() {
     let dir = tempfile::tempdir().unwrap();
-    check_result(read_rows(&[dir.path().join("none.json")], &RowOptions::default()), "input::data_missing", "none.json");
-    check_result(read_rows(&[dir.path()], &RowOptions::default()), "input::data_is_directory", "is a directory");
+    check_result(
+        read_rows(&[dir.path().join("none.json")], &RowOptions::default()),
+        "input::data_missing",
+        "none.json",
+    );
+    check_result(
+        read_rows(&[dir.path()], &RowOptions::default()),
+        "input::data_is_directory",
+        "is a directory",
+    );
     let file = dir.path().join("file");
     std::fs::write(&file, "x").unwrap();
-    check_result(read_rows(&[file.join("below.json")], &RowOptions::default()), "input::data_unreadable", "below.json");
+    check_result(
+        read_rows(&[file.join("below.json")], &RowOptions::default()),
+        "input::data_unreadable",
+        "below.json",
+    );
 }
 
 #[test]

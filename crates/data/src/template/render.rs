@@ -116,7 +116,9 @@ impl At<'_, '_> {
             problem: problem_of(&error),
         };
         let template = self.renderer.compiled.environment.get_template(NAME).map_err(failed)?;
-        template.render(Value::from_pairs(context.iter().map(|(k, v)| (k.as_str(), v.clone())))).map_err(failed)
+        template
+            .render(Value::from_pairs(context.iter().map(|(k, v)| (k.as_str(), v.clone()))))
+            .map_err(failed)
     }
 
     fn no_span(&self, problem: String) -> Error {

@@ -73,9 +73,11 @@ struct Tag<'a> {
 
 /// The next expression, comment or block from `at` on; `None` where there is none, or none that ends.
 fn next_tag(source: &str, at: usize) -> Option<Tag<'_>> {
-    let start = at + source[at..].match_indices('{').map(|(i, _)| i).find(|i| {
-        matches!(source.as_bytes().get(at + i + 1), Some(b'{' | b'%' | b'#'))
-    })?;
+    let start = at
+        + source[at..]
+            .match_indices('{')
+            .map(|(i, _)| i)
+            .find(|i| matches!(source.as_bytes().get(at + i + 1), Some(b'{' | b'%' | b'#')))?;
     let whole = |end: usize| Tag { start, end, name: "", left: "", right: "" };
     match source.as_bytes()[start + 1] {
         b'#' => Some(whole(start + 2 + source[start + 2..].find("#}")? + 2)),
@@ -164,12 +166,18 @@ mod tests {
 
     #[test]
     fn replaces_tags_and_nothing_else() {
-        check("a {% generation %}b{% endgeneration %} c", "a {% with %}<{% set g = 1 %}b{% set g = 0 %}>{% endwith %} c");
+        check(
+            "a {% generation %}b{% endgeneration %} c",
+            "a {% with %}<{% set g = 1 %}b{% set g = 0 %}>{% endwith %} c",
+        );
         check(
             "{%- generation -%}\n{%-endgeneration+%}",
             "{%- with %}<{% set g = 1 -%}\n{%- set g = 0 %}>{% endwith +%}",
         );
-        check("{%\ngeneration %}{% endgeneration\n%}", "{% with \n%}<{% set g = 1 %}{% set g = 0 \n%}>{% endwith %}");
+        check(
+            "{%\ngeneration %}{% endgeneration\n%}",
+            "{% with \n%}<{% set g = 1 %}{% set g = 0 \n%}>{% endwith %}",
+        );
         for kept in [
             "{# {% generation %} #}",
             "{{ '{% generation %}' }}",

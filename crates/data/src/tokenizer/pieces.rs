@@ -66,7 +66,11 @@ impl Tokenizer {
         {
             return vec![byte];
         }
-        if alphabet.has_marked_spaces { token.replace('\u{2581}', " ").into_bytes() } else { token.into_bytes() }
+        if alphabet.has_marked_spaces {
+            token.replace('\u{2581}', " ").into_bytes()
+        } else {
+            token.into_bytes()
+        }
     }
 }
 

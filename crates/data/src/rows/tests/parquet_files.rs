@@ -124,10 +124,7 @@ fn several_files_of_both_kinds() {
 fn names_what_is_wrong() {
     let nulls = file(
         "message m { required binary query (UTF8); optional binary response (UTF8); }",
-        &[
-            Column::Text(vec!["q1", "q2"], None, None),
-            Column::Text(vec!["r1"], Some(vec![1, 0]), None),
-        ],
+        &[Column::Text(vec!["q1", "q2"], None, None), Column::Text(vec!["r1"], Some(vec![1, 0]), None)],
         1,
         Compression::SNAPPY,
     );
@@ -145,7 +142,11 @@ fn names_what_is_wrong() {
         1,
         Compression::SNAPPY,
     );
-    check_error(&lacking, "input::data_column", "has no column `query`: its columns are `question`, `response`");
+    check_error(
+        &lacking,
+        "input::data_column",
+        "has no column `query`: its columns are `question`, `response`",
+    );
     check_error(&pairs(0, Compression::SNAPPY), "input::data_empty", "has no rows");
     let whole = pairs(1, Compression::SNAPPY);
     check_error(&whole[..whole.len() / 2], "input::data_parquet", "row 1");

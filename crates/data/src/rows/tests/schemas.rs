@@ -73,7 +73,11 @@ fn names_what_is_wrong_with_a_message() {
         (r#"[{"role":"user","content":null}]"#, "data_message", "message 1 has `content` that is null"),
         (r#"[{"role":"user","content":[{"type":"text"}]}]"#, "data_message", "`content` in parts; only text"),
         (r#"[{"role":1,"content":""}]"#, "data_message", "message 1 has `role` that is a number"),
-        (&format!("[{ok},{{\"role\":\"bot\",\"content\":\"x\"}}]"), "data_role", "message 2 has the unknown role `bot`"),
+        (
+            &format!("[{ok},{{\"role\":\"bot\",\"content\":\"x\"}}]"),
+            "data_role",
+            "message 2 has the unknown role `bot`",
+        ),
     ] {
         let row = format!("{{\"messages\":{messages}}}");
         let code = format!("input::{code}");
@@ -88,7 +92,9 @@ fn names_what_is_wrong_with_a_message() {
 fn mixed_rows_are_refused() {
     let pair = r#"{"query":"q","response":"r","messages":null}"#;
     let chat = r#"{"query":null,"messages":[{"role":"user","content":"u"}]}"#;
-    for (first, second, found) in [(pair, chat, "has `messages`"), (chat, pair, "has a question and its answer")] {
+    for (first, second, found) in
+        [(pair, chat, "has `messages`"), (chat, pair, "has a question and its answer")]
+    {
         for text in [format!("{first}\n{first}\n{second}\n"), format!("[{first},\n{first},\n{second}]")] {
             let message = format!("row 3 (line 3): rows of mixed schemas: this one {found}");
             check_error(text.as_bytes(), "input::data_mixed", &message);
@@ -118,9 +124,14 @@ fn several_files() {
         read_rows(paths, &RowOptions { max_samples, ..RowOptions::default() })
     };
     let rows = read(&[&b, &empty, &a], None).unwrap();
-    assert_eq!(rows.as_slice().iter().map(|row| row.content.clone()).collect::<Vec<_>>(),
-        ["3", "1", "2"].map(|query| super::row(query, "")));
-    assert_eq!([0, 1, 2].map(|i| (rows.place(i).path, rows.place(i).row)), [(b.clone(), 1), (a.clone(), 1), (a.clone(), 2)]);
+    assert_eq!(
+        rows.as_slice().iter().map(|row| row.content.clone()).collect::<Vec<_>>(),
+        ["3", "1", "2"].map(|query| super::row(query, ""))
+    );
+    assert_eq!(
+        [0, 1, 2].map(|i| (rows.place(i).path, rows.place(i).row)),
+        [(b.clone(), 1), (a.clone(), 1), (a.clone(), 2)]
+    );
     assert_eq!(read(&[&b, &a], Some(2)).unwrap().len(), 2);
     check_result(read(&[&b, &chat], None), "input::data_mixed", "chat`, row 1 (line 1)");
     check_result(read(&[&a, &broken], None), "input::data_cut", "broken` is cut short");
