@@ -56,7 +56,7 @@ enum EncoderForm<'a> {
     Official {
         prefix: Vec<u32>,
     },
-    Jinja(Renderer<'a>),
+    Jinja(Box<Renderer<'a>>),
 }
 
 impl<'a> Encoder<'a> {
@@ -77,7 +77,9 @@ impl<'a> Encoder<'a> {
                 }
                 EncoderForm::Official { prefix }
             }
-            Form::Jinja(jinja) => EncoderForm::Jinja(Renderer::new(jinja, schema, train_on, tokenizer)?),
+            Form::Jinja(jinja) => {
+                EncoderForm::Jinja(Box::new(Renderer::new(jinja, schema, train_on, tokenizer)?))
+            }
         };
         Ok(Self { tokenizer, form, train_on, max_len })
     }
@@ -157,13 +159,16 @@ impl<'a> Encoder<'a> {
 /// before it.
 fn is_in(token: &Range<usize>, spans: &[Range<usize>]) -> bool {
     let next = spans.partition_point(|span| span.end <= token.start);
-    spans[next..].first().is_some_and(|span| overlaps(token, span))
+    spans[next..]
+        .iter()
+        .take_while(|span| span.start < token.end.max(token.start + 1))
+        .any(|span| overlaps(token, span))
 }
 
 fn overlaps(token: &Range<usize>, span: &Range<usize>) -> bool {
     // A token without text of its own belongs where it stands.
     let end = token.end.max(token.start + 1);
-    token.start < span.end && span.start < end
+    !span.is_empty() && token.start < span.end && span.start < end
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub enum Error {
 
     /// The data path is a directory.
     #[error("data file `{}` is a directory", path.display())]
-    #[diagnostic(code(input::data_is_directory), help("name the .json or .jsonl file inside it"))]
+    #[diagnostic(code(input::data_is_directory), help("name the .json, .jsonl or .parquet file inside it"))]
     DataIsDirectory {
         /// The path as given.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum Error {
     },
 
     /// The first character is neither `[` nor `{`.
-    #[error("data file `{}` is neither a JSON array nor JSON lines: its first character is {found}", path.display())]
+    #[error("data file `{}` is neither a JSON array nor JSON lines nor Parquet: its first character is {found}", path.display())]
     #[diagnostic(code(input::data_format), help("{ROW_SHAPE}"))]
     DataFormat {
         /// The path as given.

@@ -21,6 +21,9 @@ mod rows;
 mod schedule;
 mod split;
 mod template;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod testing;
 mod tokenizer;
 
 pub use batch::{IGNORED_LABEL, MicroBatch, PaddingSide, collate};

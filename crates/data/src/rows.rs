@@ -253,7 +253,7 @@ pub fn read_rows<P: AsRef<Path>>(paths: &[P], options: &RowOptions) -> Result<Ro
         if collector.is_full() {
             continue;
         }
-        collector.begin(path)?;
+        collector.begin(path);
         read_file(&mut collector, source)?;
     }
     collector.finish()
@@ -265,7 +265,7 @@ pub fn read_rows<P: AsRef<Path>>(paths: &[P], options: &RowOptions) -> Result<Ro
 /// As [`read_rows`].
 pub fn rows_from_bytes(name: &Path, bytes: Vec<u8>, options: &RowOptions) -> Result<Rows> {
     let mut collector = Collector::new(options)?;
-    collector.begin(name)?;
+    collector.begin(name);
     if bytes.starts_with(parquet::MAGIC) {
         parquet::read(&mut collector, bytes::Bytes::from(bytes))?;
     } else {
@@ -319,10 +319,9 @@ impl<'a> Collector<'a> {
         Ok(Self { options, limit, kind: None, rows: Vec::new(), files: Vec::new(), seen: 0 })
     }
 
-    fn begin(&mut self, path: &Path) -> Result<()> {
+    fn begin(&mut self, path: &Path) {
         self.files.push(path.into());
         self.seen = 0;
-        Ok(())
     }
 
     /// The file being read.

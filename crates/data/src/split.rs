@@ -30,7 +30,8 @@ impl Rows {
 /// Rows to hold out: at least 1 and less than all.
 fn held_out_rows(split: f64, rows: usize) -> Result<usize> {
     let is_share = split > 0.0 && split < 1.0;
-    if !is_share && !(split >= 1.0 && split.fract() == 0.0) {
+    let is_count = split >= 1.0 && split.fract() == 0.0;
+    if !is_share && !is_count {
         let need = "a share above 0 and below 1, or a whole number of rows";
         return Err(Error::Setting { name: "validation split", value: split.to_string(), need });
     }

@@ -15,9 +15,12 @@ pub(crate) use render::{Renderer, Text};
 /// The part of a row that has labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TrainOn {
-    /// The answers: in a conversation every assistant turn, with the token that closes it.
+    /// The answers, with the token that closes them. A template that has `{% generation %}` blocks says itself what
+    /// that is. In a conversation it is otherwise what follows the generation prompt in every assistant turn, in other
+    /// texts everything from the (stripped) answer to the end, white space after a closing token left out. A token
+    /// that lies partly in an answer belongs to it.
     Responses,
-    /// The whole text: the official choice.
+    /// The whole text but BOS and the official system prompt (the official choice); of a conversation everything.
     #[default]
     All,
 }

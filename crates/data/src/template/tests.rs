@@ -1,1 +1,329 @@
+#![allow(clippy::unwrap_used)]
+use miette::Diagnostic as _;
+use serde_json::{Map, json};
 
+use super::*;
+use crate::testing::chat_tokenizer;
+use crate::{BuildOptions, Dataset, Row, Rows};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/templates");
+
+/// Rows of conversations, given as JSON.
+fn chat_rows(messages: &Value, fields: &Value) -> Rows {
+    let mut row = fields.as_object().cloned().unwrap_or_else(Map::new);
+    row.insert("messages".into(), messages.clone());
+    let options = crate::RowOptions { keep_fields: true, ..Default::default() };
+    crate::rows_from_bytes(Path::new("rows.json"), Value::from(row).to_string().into_bytes(), &options)
+        .unwrap()
+}
+
+fn build(rows: &Rows, tokenizer: &Tokenizer, template: &Template, train_on: TrainOn) -> Result<Dataset> {
+    let options = BuildOptions { max_seq_length: 10_000, train_on };
+    Dataset::build(rows, tokenizer, template, &options, None, &|_, _| {}, 1)
+}
+
+fn text(template: &str) -> Template {
+    Template::from_text(Path::new("my.jinja"), template).unwrap()
+}
+
+fn check_error<T: std::fmt::Debug>(result: Result<T>, code: &str, message: &str) {
+    let error = result.unwrap_err();
+    assert_eq!(error.code().unwrap().to_string(), format!("input::{code}"), "{error}");
+    assert!(error.to_string().contains(message), "{error}");
+    assert!(error.help().is_some());
+}
+
+/// The rendered text of the first row, and its parts that are trained on.
+fn render(rows: &Rows, template: &Template, train_on: TrainOn) -> Result<(String, Option<Vec<String>>)> {
+    let tokenizer = chat_tokenizer();
+    let Form::Jinja(jinja) = &template.0 else { panic!() };
+    let renderer = Renderer::new(jinja, rows.schema(), train_on, &tokenizer)?;
+    let Text { text, spans } = renderer.render(&rows.as_slice()[0], &|| rows.place(0))?;
+    let spans = spans.map(|spans| spans.into_iter().map(|span| text[span].to_owned()).collect());
+    Ok((text, spans))
+}
+
+/// The cases were rendered by Jinja2 3.1.6, set up as transformers sets it up.
+#[test]
+fn equals_jinja2() {
+    let cases = std::fs::read(Path::new(FOLDER).join("cases.json")).unwrap();
+    let cases: Value = serde_json::from_slice(&cases).unwrap();
+    let tokenizer = chat_tokenizer();
+    let cases = cases["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 21);
+    for case in cases {
+        let name = case["template"].as_str().unwrap();
+        let template = Template::from_file(&Path::new(FOLDER).join(format!("{name}.jinja"))).unwrap();
+        let rows = chat_rows(&case["messages"], &case["fields"]);
+        let Some(expect) = case["text"].as_str() else {
+            let result = build(&rows, &tokenizer, &template, TrainOn::All);
+            check_error(result, "template_failed", case["error"].as_str().unwrap());
+            continue;
+        };
+        assert_eq!(render(&rows, &template, TrainOn::All).unwrap(), (expect.to_owned(), None), "{name}");
+        let all = build(&rows, &tokenizer, &template, TrainOn::All).unwrap();
+        let ids = tokenizer.encode(expect).unwrap();
+        assert_eq!(all.example(0).ids, ids);
+        assert_eq!(all.example(0).supervised, [[0, ids.len() as u32]]);
+        let responses = build(&rows, &tokenizer, &template, TrainOn::Responses);
+        let Some(answers) = case["answers"].as_array() else {
+            check_error(responses, "template_span", "rows.json`, row 1");
+            continue;
+        };
+        let answers: Vec<String> = answers.iter().map(|text| text.as_str().unwrap().to_owned()).collect();
+        assert_eq!(
+            render(&rows, &template, TrainOn::Responses).unwrap().1.as_ref(),
+            Some(&answers),
+            "{name}"
+        );
+        let responses = responses.unwrap();
+        assert_eq!(responses.example(0).ids, ids);
+        let learnt = tokenizer.pieces(responses.example(0)).into_iter().filter(|piece| piece.is_supervised);
+        let learnt: Vec<u8> = learnt.flat_map(|piece| piece.bytes).collect();
+        assert_eq!(String::from_utf8(learnt).unwrap(), answers.concat(), "{name}");
+    }
+}
+
+#[test]
+fn a_question_and_its_answer_make_a_conversation() {
+    let source = std::fs::read_to_string(Path::new(FOLDER).join("chatml.jinja")).unwrap();
+    let json = json!({"chat_template": source});
+    let template = Template::chat_from_json(Path::new("c"), json.to_string().as_bytes()).unwrap().unwrap();
+    let rows = Rows::new(vec![Row::pair("q", "r")]).unwrap();
+    let (text, spans) = render(&rows, &template, TrainOn::Responses).unwrap();
+    assert!(text.ends_with("user\nq<|im_end|>\n<|im_start|>assistant\nr<|im_end|>\n"), "{text}");
+    assert_eq!(spans, Some(vec!["r<|im_end|>".to_owned()]));
+}
+
+/// Renders a row with the question "the question" and this answer.
+fn check_pair(template: &str, answer: &str, expect: &str, learnt: &[&str]) {
+    let rows = Rows::new(vec![Row::pair("the question", answer)]).unwrap();
+    let (text, spans) = render(&rows, &text(template), TrainOn::Responses).unwrap();
+    assert_eq!(
+        (&text[..], spans.unwrap().iter().map(|s| &s[..]).collect::<Vec<_>>()),
+        (expect, learnt.to_vec())
+    );
+    assert_eq!(render(&rows, &self::text(template), TrainOn::All).unwrap(), (text, None));
+}
+
+#[test]
+fn finds_the_answer_in_a_text() {
+    check_pair("Q: {{ query }}\nA: {{ response }}", "r", "Q: the question\nA: r", &["r"]);
+    check_pair("{{ response }}", " r ", " r ", &["r "]);
+    check_pair("[{{ response | trim }}]", " r\n", "[r]", &["r]"]);
+    check_pair("[{{ response.strip() }}]", " r\n", "[r]", &["r]"]);
+    check_pair("[{{ response | upper }}]", "r", "[R]", &["R]"]);
+    check_pair("{{ query }}:{{ response }}", "", "the question:", &[""]);
+    check_pair("{{ response }}<|im_end|>\n", "r", "r<|im_end|>", &["r<|im_end|>"]);
+    check_pair("{{ response }}<|im_end|>\n\n", "r", "r<|im_end|>\n", &["r<|im_end|>"]);
+    check_pair("{{ response }} {{ query }} {{ response }}.", "r", "r the question r.", &["r", "r."]);
+    check_pair(
+        "a{% generation %}b{{ query }}{% endgeneration %}c",
+        "r",
+        "abthe questionc",
+        &["bthe question"],
+    );
+    let rows = Rows::new(vec![Row::pair("q", "r")]).unwrap();
+    for lost in [
+        "{{ query }}",
+        "{{ response | reverse }}x",
+        "{{ response | length }}",
+        "{{ query[response | length:] }}x",
+    ] {
+        check_error(render(&rows, &text(lost), TrainOn::Responses), "template_span", "row 1");
+        assert!(render(&rows, &text(lost), TrainOn::All).is_ok());
+    }
+}
+
+#[test]
+fn fields_of_a_row_are_at_hand() {
+    let json = br#"{"prompt":"p","completion":"c","level":3,"tags":["a","b"],"extra":null}"#;
+    let options = crate::RowOptions {
+        query_field: "prompt".into(),
+        response_field: "completion".into(),
+        keep_fields: true,
+        ..Default::default()
+    };
+    let rows = crate::rows_from_bytes(Path::new("rows.json"), json.to_vec(), &options).unwrap();
+    let check = |template: &str, expect: &str| {
+        assert_eq!(render(&rows, &text(template), TrainOn::All).unwrap().0, expect);
+    };
+    check("{{ prompt }}{{ query }}{{ completion }}{{ response }}", "ppcc");
+    check("{{ level }} {{ tags | join('+') }} {{ extra }}{{ eos_token }}", "3 a+b None<|end_of_text|>");
+    check("{% if missing %}x{% endif %}{{ query }}{{ unk }}".trim_end_matches("{{ unk }}"), "p");
+    // A misspelt field must not vanish without a word.
+    check_error(
+        render(&rows, &text("a\n{{ Level }}"), TrainOn::All),
+        "template_failed",
+        "line 2: undefined value",
+    );
+}
+
+#[test]
+fn bos_and_eos_are_added_where_the_text_lacks_them() {
+    let tokenizer = chat_tokenizer();
+    let rows = Rows::new(vec![Row::pair("q", "r")]).unwrap();
+    let ids = |template: &str, train_on| {
+        let dataset = build(&rows, &tokenizer, &text(template), train_on).unwrap();
+        (dataset.example(0).ids.to_vec(), dataset.example(0).supervised.to_vec())
+    };
+    let [q, r] = ["q", "r"].map(|text| tokenizer.encode(text).unwrap()[0]);
+    let expect = |supervised: &[[u32; 2]]| (vec![0, q, r, 1], supervised.to_vec());
+    for template in [
+        "{{ query }}{{ response }}",
+        "{{ bos_token }}{{ query }}{{ response }}",
+        "{{ query }}{{ response }}{{ eos_token }}",
+        "{{ bos_token }}{{ query }}{{ response }}<|end_of_text|>",
+    ] {
+        assert_eq!(ids(template, TrainOn::All), expect(&[[1, 4]]), "{template}");
+        assert_eq!(ids(template, TrainOn::Responses), expect(&[[2, 4]]), "{template}");
+    }
+    // White space may follow a closing token.
+    let (ids, supervised) = ids("{{ response }}{{ eos_token }} ", TrainOn::Responses);
+    assert_eq!((&ids[..3], ids.len(), &supervised[..]), (&[0, r, 1][..], 4, &[[1, 3]][..]));
+}
+
+#[test]
+fn names_what_is_wrong_with_a_template() {
+    let parse = |source: &str| Template::from_text(Path::new("my.jinja"), source);
+    for (source, line) in [
+        ("a\n{% if x %}", 2),
+        ("{{ x", 1),
+        ("a\n\n{% generation %}", 3),
+        ("{% endgeneration %}", 1),
+        ("a\n{% nonsense %}", 2),
+    ] {
+        check_error(parse(source), "template_invalid", &format!("template `my.jinja`, line {line}: "));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    check_error(Template::from_file(&dir.path().join("none")), "template_unreadable", "none");
+    check_error(Template::from_file(dir.path()), "template_unreadable", "cannot read template");
+    let path = dir.path().join("latin1");
+    std::fs::write(&path, b"a\ncaf\xe9").unwrap();
+    check_error(Template::from_file(&path), "template_invalid", "line 2: the text is not UTF-8");
+    let rows = Rows::new(vec![Row::pair("", " ")]).unwrap();
+    check_error(render(&rows, &text("{{ query }}\n{{ response }}"), TrainOn::All), "template_empty", "row 1");
+    for (source, problem) in [
+        ("{{ raise_exception('my words') }}", "line 1: my words"),
+        ("\n{{ query.nonsense() }}", "line 2: unknown method"),
+        ("{{ strftime_now('%Q') }}", "unknown format"),
+        ("{{ missing.field }}", "undefined"),
+        ("{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}", "fuel"),
+    ] {
+        check_error(render(&rows, &text(source), TrainOn::All), "template_failed", problem);
+    }
+    let chat = chat_rows(&json!([{"role": "user", "content": "u"}]), &json!({}));
+    let tokenizer = chat_tokenizer();
+    check_error(
+        build(&chat, &tokenizer, &Template::official(false), TrainOn::All),
+        "template_rows",
+        "messages",
+    );
+}
+
+#[test]
+fn answers_whose_place_cannot_be_told() {
+    let turns = |roles: &[&str]| {
+        let messages = roles.iter().map(|role| json!({"role": role, "content": "x"}));
+        chat_rows(&messages.collect(), &json!({}))
+    };
+    let check = |template: &str, roles: &[&str], problem: &str| {
+        let result = render(&turns(roles), &text(template), TrainOn::Responses);
+        check_error(result, "template_span", problem);
+        assert!(render(&turns(roles), &text(template), TrainOn::All).is_ok());
+    };
+    let two = ["user", "assistant"];
+    check("{% for m in messages | reverse %}{{ m.role }}{% endfor %}", &two, "up to message 2");
+    check("{{ messages | length }}{{ messages[0].content }}", &two, "up to message 2");
+    check("{{ messages[0]['role'] }}{% if messages[1]['role'] %}{% endif %}", &two, "before message 2");
+    // Inside of another one, which a macro can do although the tags themselves do not lie in one another.
+    let nested = "{% macro m() %}{% generation %}a{% endgeneration %}{% endmacro %}\
+                  {% generation %}{{ m() }}{% endgeneration %}";
+    check_error(
+        render(&turns(&two), &text(nested), TrainOn::Responses),
+        "template_span",
+        "do not follow one another",
+    );
+    // Marked by the template, nothing needs to be found.
+    let marked =
+        "{% for m in messages | reverse %}{% generation %}{{ m.role }}{% endgeneration %}{% endfor %}";
+    let (_, spans) = render(&turns(&two), &text(marked), TrainOn::Responses).unwrap();
+    assert_eq!(spans.unwrap(), ["assistant", "user"]);
+}
+
+#[test]
+fn finds_the_chat_template() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let source = |template: Template| match template.0 {
+        Form::Jinja(jinja) => jinja.source,
+        Form::Official { .. } => panic!(),
+    };
+    let find = || Template::chat(dir.path());
+    check_error(find(), "chat_template_missing", "has no chat template");
+    write("tokenizer_config.json", r#"{"bos_token":"x","chat_template":null}"#);
+    check_error(find(), "chat_template_missing", "has no chat template");
+    write("chat_template.json", r#"{"chat_template":"legacy"}"#);
+    assert_eq!(source(find().unwrap()), "legacy");
+    write("tokenizer_config.json", r#"{"chat_template":"plain"}"#);
+    assert_eq!(source(find().unwrap()), "plain");
+    let list = r#"{"chat_template":[{"name":"tool_use","template":"a"},{"name":"default","template":"b"}]}"#;
+    write("tokenizer_config.json", list);
+    assert_eq!(source(find().unwrap()), "b");
+    write("chat_template.jinja", "file\n");
+    assert_eq!(source(find().unwrap()), "file\n");
+    write("chat_template.jinja", "{% if %}");
+    check_error(find(), "template_invalid", "chat_template.jinja");
+    std::fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
+    for bad in [
+        "",
+        "{",
+        r#"{"chat_template":3}"#,
+        r#"{"chat_template":[]}"#,
+        r#"{"chat_template":[3]}"#,
+        r#"{"chat_template":[{"name":"default"}]}"#,
+        r#"{"chat_template":[{"name":"rag","template":"x"}]}"#,
+    ] {
+        write("tokenizer_config.json", bad);
+        check_error(find(), "tokenizer_invalid", "tokenizer_config.json");
+    }
+    write("tokenizer_config.json", r#"{"chat_template":"{{"}"#);
+    check_error(find(), "template_invalid", "tokenizer_config.json");
+}
+
+#[test]
+fn the_clock_stands_still_unless_set() {
+    let rows = Rows::new(vec![Row::pair("q", "r")]).unwrap();
+    let template = text("{{ strftime_now('%d %b %Y') }}");
+    assert_eq!(render(&rows, &template, TrainOn::All).unwrap().0, "26 Jul 2024");
+    assert_eq!(render(&rows, &template.clone().with_clock(0), TrainOn::All).unwrap().0, "01 Jan 1970");
+    check_error(
+        render(&rows, &template.with_clock(i64::MAX), TrainOn::All),
+        "template_failed",
+        "out of range",
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_template_is_refused_or_used(parts in proptest::collection::vec(
+        proptest::sample::select(vec!["{%", "%}", "{{", "}}", "{#", "#}", "-", " generation ", " endgeneration ", "raw",
+            "endraw", "if ", "endif", "for x in messages", "endfor", "query", "response", "'", "\"", "\\", "\n", "é",
+            "set x = ", "[x]", "|tojson", "macro m()", "endmacro", "m()", "0", "*", "~", "(", ")", "with", "endwith"]),
+        0..24)) {
+        if let Ok(template) = Template::from_text(Path::new("t"), &parts.concat()) {
+            let rows = Rows::new(vec![Row::pair("q", "r")]).unwrap();
+            let _ = render(&rows, &template, TrainOn::Responses);
+        }
+    }
+
+    #[test]
+    fn an_answer_is_found_whatever_it_is(query in ".*", answer in ".*") {
+        let rows = Rows::new(vec![Row::pair(&query[..], &answer[..])]).unwrap();
+        let template = text("Q: {{ query }}\nA: {{ response }}<|im_end|>");
+        let (_, spans) = render(&rows, &template, TrainOn::Responses).unwrap();
+        let core = crate::prompt::strip(&answer);
+        let start = if core.is_empty() { 0 } else { answer.find(core).unwrap() };
+        proptest::prop_assert_eq!(spans.unwrap(), [format!("{}<|im_end|>", &answer[start..])]);
+    }
+}

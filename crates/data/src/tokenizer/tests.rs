@@ -207,3 +207,34 @@ fn wrong_values_do_not_panic() {
         check_no_panic(&path, json.to_string().as_bytes());
     }
 }
+
+#[test]
+fn lists_the_files_that_are_there() {
+    let dir = copy_of_demo();
+    for other in ["config.json", "merges.txt", "chat_template.jinja"] {
+        std::fs::write(dir.path().join(other), "").unwrap();
+    }
+    std::fs::create_dir(dir.path().join("vocab.json")).unwrap();
+    let names: Vec<_> = tokenizer_files(dir.path())
+        .into_iter()
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt"]);
+    assert!(tokenizer_files(&dir.path().join("none")).is_empty());
+}
+
+#[test]
+fn offsets_keep_white_space() {
+    // As Llama 3 and GPT-2 have it: a post-processor that would cut the space off a token's offsets.
+    let post = serde_json::json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    let tokenizer = crate::testing::tokenizer_with(&[], |json| json["post_processor"] = post);
+    let text = "a the \u{1f600}";
+    let (ids, offsets) = tokenizer.encode_with_offsets(text).unwrap();
+    assert_eq!(ids, tokenizer.encode(text).unwrap());
+    assert_eq!(
+        ids,
+        Tokenizer::load(Path::new(DEMO), TokenizerOptions::default()).unwrap().encode(text).unwrap()
+    );
+    assert_eq!(offsets[..2], [0..1, 1..5]);
+    assert!(offsets[3..].iter().all(|range| *range == (6..10)), "{offsets:?}");
+}
