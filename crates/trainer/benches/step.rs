@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use adapter::AdaptedSpace;
+use adapter::{AdaptedSpace, Selection};
 use data::MicroBatch;
 use model::{BlockWeights, Decoder, DecoderWeights, LinearKind, ModelConfig, cross_entropy};
 use partition::{Scope, Stateless, count_parallel, scales};
@@ -28,7 +28,7 @@ fn main() {
     let config = shape();
     let model = Decoder::new(config.clone(), Kind::Float, Device::Cpu);
     let weights = random_weights(&config);
-    let targets = ["q_proj", "k_proj", "v_proj", "o_proj"].map(str::to_owned);
+    let targets = Selection::of_names(["q_proj", "k_proj", "v_proj", "o_proj"]);
     let space = AdaptedSpace::select(&linear_modules(&config), &targets).unwrap();
     let partition = Stateless::new(42, D).unwrap();
     let counts = count_parallel(&partition, 0..space.total(), THREADS).unwrap();

@@ -195,7 +195,6 @@ fn check_model(name: &str) {
         check_files(path, &adapter, case);
         check_case(&loaded, &expected, &folder, case, &meta["tolerance"]);
     }
-    println!("{name}: {} adapters", cases.len());
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Loaded {
         let values = by_value.then(|| adapted_values(&files, &space));
         let assignment = partition::build(&spec, space.total(), values.as_deref()).unwrap();
         let counts = partition::count_parallel(&*assignment, 0..space.total(), 1).unwrap();
-        let scales = partition::scales(&counts, adapter.config.isometric);
+        let scales = partition::scales(&counts, adapter.config.isometric, &spec.scope);
         Self { files, config, adapter, space, assignment, scales }
     }
 
