@@ -98,7 +98,8 @@ mod tests {
             Adapter { config: adapter::AdapterConfig { d: 2, ..Default::default() }, theta: vec![0.5; 2] };
         let write = |step| write_checkpoint(folder.path(), step, &adapter, 2).unwrap();
         let steps = || checkpoints(folder.path()).into_iter().map(|(step, _)| step).collect::<Vec<_>>();
-        [5, 10].map(write);
+        write(5);
+        write(10);
         std::fs::write(folder.path().join("checkpoint-5/notes.txt"), "mine").unwrap();
         write(15);
         assert_eq!(steps(), [5, 10, 15]);
