@@ -70,7 +70,7 @@ pub fn merge(args: &MergeArgs) -> Exit {
 }
 
 fn run(args: &MergeArgs) -> Result<Report, Failed> {
-    let places = Places::new(args.revision.as_deref())?;
+    let places = Places { revision: args.revision.as_deref() };
     let (folder, _) = places.model(&args.model, Want::Everything, &mut |_, event| downloading(event))?;
     let adapter = Adapter::read(&args.adapter).map_err(TrainError::from)?;
     let config = ModelConfig::from_folder(&folder).map_err(TrainError::from)?;

@@ -80,9 +80,9 @@ pub fn plan(of: &PlanOf) -> Exit {
 fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
     let resolved = train::resolve(task, &args.train)?;
     let config = &resolved.config;
-    let ui = Ui::new(config);
+    let ui = Ui::new(&resolved);
     resolved.warnings.iter().for_each(|warning| ui.warning(warning));
-    let places = Places::new(config.revision.as_deref())?;
+    let places = Places { revision: config.revision.as_deref() };
     let (folder, base_model) =
         places.model(&config.model, Want::ConfigOnly, &mut |id, event| ui.download(id, event))?;
     let model_config = model::ModelConfig::from_folder(&folder)?;

@@ -6,33 +6,40 @@ use config::TrainConfig;
 use hub::{Hub, Want};
 use trainer::{Sources, TrainError};
 
-/// Where the inputs of a run lie, downloaded if need be.
+/// Where the inputs of a run lie, downloaded if need be. What can be refused without a download is refused before one.
 pub fn sources(
     config: &TrainConfig,
     notify: &mut dyn FnMut(&str, hub::Event<'_>),
 ) -> Result<Sources, TrainError> {
-    let hub = Places::new(config.revision.as_deref())?;
-    let (model, base_model) = hub.model(&config.model, Want::Everything, notify)?;
-    let data = hub.data(&config.data, notify)?;
-    let eval_data = match &config.eval_data {
-        Some(path) => hub.data(&path.to_string_lossy(), notify)?,
-        None => Vec::new(),
-    };
+    let eval_data = config.eval_data.as_ref().map(|path| path.to_string_lossy().into_owned());
+    for data in std::iter::once(&config.data).chain(&eval_data) {
+        check_file(data)?;
+    }
+    let places = Places { revision: config.revision.as_deref() };
+    let (folder, _) = places.model(&config.model, Want::ConfigOnly, notify)?;
+    model::ModelConfig::from_folder(&folder)?;
+    let data = places.data(&config.data, notify)?;
+    let eval_data = eval_data.map_or(Ok(Vec::new()), |data| places.data(&data, notify))?;
+    let (model, base_model) = places.model(&config.model, Want::Everything, notify)?;
     Ok(Sources { model, base_model, data, eval_data })
 }
 
-/// The hub, as the environment has it set up.
-pub struct Places<'a> {
-    hub: Hub,
-    revision: Option<&'a str>,
+/// Refuses a file of rows that is not there.
+fn check_file(location: &str) -> Result<(), TrainError> {
+    let path = Path::new(location);
+    match config::hub_id(location).is_none() && !path.exists() {
+        true => Err(data::Error::DataMissing { path: path.to_owned() }.into()),
+        false => Ok(()),
+    }
 }
 
-impl<'a> Places<'a> {
-    /// `revision` is that of the model, if it comes from the hub.
-    pub fn new(revision: Option<&'a str>) -> Result<Self, TrainError> {
-        Ok(Self { hub: Hub::from_env(&|name| std::env::var_os(name))?, revision })
-    }
+/// The disk and the hub behind it, as the environment has it set up. Its variables matter where a name is looked up.
+pub struct Places<'a> {
+    /// Branch, tag or commit of a model that comes from the hub.
+    pub revision: Option<&'a str>,
+}
 
+impl Places<'_> {
     /// The model's folder, and the model as adapter files name it.
     pub fn model(
         &self,
@@ -44,7 +51,7 @@ impl<'a> Places<'a> {
             None => Ok((PathBuf::from(location), location.to_owned())),
             Some(id) => {
                 let mut notify = |event: hub::Event<'_>| notify(&id, event);
-                let folder = self.hub.model(&id, self.revision, want, &mut notify)?;
+                let folder = hub()?.model(&id, self.revision, want, &mut notify)?;
                 Ok((folder, id))
             }
         }
@@ -60,8 +67,12 @@ impl<'a> Places<'a> {
             None => Ok(vec![Path::new(location).to_owned()]),
             Some(id) => {
                 let mut notify = |event: hub::Event<'_>| notify(&id, event);
-                Ok(self.hub.dataset(&id, None, &mut notify)?)
+                Ok(hub()?.dataset(&id, None, &mut notify)?)
             }
         }
     }
+}
+
+fn hub() -> Result<Hub, TrainError> {
+    Ok(Hub::from_env(&|name| std::env::var_os(name))?)
 }

@@ -64,7 +64,7 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError
     }
     let config = &resolved.config;
     let log = LogFile::start(config.log_level);
-    let ui = Ui::new(config);
+    let ui = Ui::new(&resolved);
     if comm.rank() == 0 {
         resolved.warnings.iter().for_each(|warning| ui.warning(warning));
         if config.comm == config::Comm::Mpi && comm::launcher().is_none() {

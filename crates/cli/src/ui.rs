@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Mutex;
 
-use config::{Progress, Resolved, TrainConfig};
+use config::{Progress, Resolved, Source};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use trainer::{Event, StartInfo, StepMetrics, Summary};
 
@@ -15,6 +15,8 @@ pub struct Ui {
     style: Style,
     logging_steps: u64,
     model: String,
+    /// Said beside the partition at the start.
+    about_partition: &'static str,
     state: Mutex<State>,
 }
 
@@ -36,7 +38,8 @@ enum Style {
 
 impl Ui {
     /// The view that `--progress` asks for.
-    pub fn new(config: &TrainConfig) -> Self {
+    pub fn new(resolved: &Resolved) -> Self {
+        let config = &resolved.config;
         let style = match config.progress {
             Progress::Bar => Style::Bar,
             Progress::Plain => Style::Plain,
@@ -48,6 +51,12 @@ impl Ui {
             style,
             logging_steps: config.logging_steps.max(1) as u64,
             model: config.model.clone(),
+            about_partition: match resolved.source("assignment-backend") {
+                Source::Default => {
+                    "\n            (the official script's own is materialized: --preset official)"
+                }
+                _ => "",
+            },
             state: Mutex::new(State {
                 bar: ProgressBar::hidden(),
                 training: false,
@@ -160,14 +169,20 @@ impl Ui {
             let events = quoted(&events.to_string_lossy());
             text += &format!("  tensorboard --logdir {events}   # pip install tensorboard\n");
         }
-        text += "  # in Python, with the official GPart fork of PEFT:\n";
-        text += &format!("  PeftModel.from_pretrained(base_model, \"{folder}\")\n");
+        text += &format!(
+            "  {} merge --model {} --adapter {} --output MERGED   # a plain checkpoint, for transformers and vLLM\n",
+            quoted(&program()),
+            quoted(&self.model),
+            quoted(&path)
+        );
+        text +=
+            &format!("  {folder}/README.md   # what was trained, and how the adapter is used in Python\n");
         self.line(text.trim_end_matches('\n'));
     }
 
     fn start(&self, start: &StartInfo) {
         self.clear();
-        self.line(&start_text(start, &self.model));
+        self.line(&start_text(start, &self.model, self.about_partition));
         let mut state = lock(&self.state);
         (state.first_step, state.total_steps) = (start.first_step, start.total_steps);
     }
@@ -267,7 +282,7 @@ fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "gpart-dist".to_owned())
 }
 
-fn start_text(start: &StartInfo, model: &str) -> String {
+fn start_text(start: &StartInfo, model: &str, about_partition: &str) -> String {
     let ranks = counted(start.ranks as u64, "rank");
     let threads = counted(start.threads as u64, "thread");
     let epochs = format!("{:.2}", start.epochs);
@@ -281,11 +296,12 @@ fn start_text(start: &StartInfo, model: &str) -> String {
     };
     format!(
         "gpart-dist {version}\n\
-         \x20 model    {model}: {parameters} parameters, {dtype}\n\
-         \x20 adapter  θ of {d} numbers over {adapted} weights of {modules} modules ({min} to {max} a number)\n\
-         \x20 data     {rows} rows, {tokens} tokens\n\
-         \x20 step     {per_step} rows = {micro} micro-batches of {size} over {ranks} ({threads} each, {backend})\n\
-         \x20 run      {steps}, {epochs} → {output}{resumed}",
+         \x20 model     {model}: {parameters} parameters, {dtype}\n\
+         \x20 adapter   θ of {d} numbers over {adapted} weights of {modules} modules ({min} to {max} a number)\n\
+         \x20 partition {partition}{about_partition}\n\
+         \x20 data      {rows} rows, {tokens} tokens\n\
+         \x20 step      {per_step} rows = {micro} micro-batches of {size} over {ranks} ({threads} each, {backend})\n\
+         \x20 run       {steps}, {epochs} → {output}{resumed}",
         version = env!("CARGO_PKG_VERSION"),
         parameters = grouped(start.parameters),
         dtype = start.dtype,
@@ -294,6 +310,7 @@ fn start_text(start: &StartInfo, model: &str) -> String {
         modules = start.modules,
         min = grouped(start.group_sizes.0),
         max = grouped(start.group_sizes.1),
+        partition = start.partition,
         rows = grouped(start.rows as u64),
         tokens = grouped(start.tokens),
         per_step = start.rows_per_step,

@@ -40,6 +40,8 @@ pub struct StartInfo {
     pub adapted: u64,
     /// Length of θ.
     pub d: u64,
+    /// How the groups are drawn, in a few words.
+    pub partition: String,
     /// Smallest and largest group.
     pub group_sizes: (u64, u64),
     /// Rows of training data.

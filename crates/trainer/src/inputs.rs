@@ -7,7 +7,7 @@ use comm::Communicator;
 use config::TrainConfig;
 use data::{BuildOptions, Dataset, RowOptions, Rows, Schedule, ScheduleOptions, Schema, Template, Tokenizer};
 use model::{CheckpointFiles, ModelConfig};
-use partition::{Assignment, Spec};
+use partition::{Assignment, Backend, Spec};
 
 use crate::agree::{agree, same_everywhere};
 use crate::{Event, Observer, Sources, Surroundings, TrainError, fingerprint, method};
@@ -66,7 +66,9 @@ impl Inputs {
         let (dataset, held_out) = agree(comm, first.map_or_else(build, Ok))?;
         let schedule = agree(comm, schedule(config, dataset.len()))?;
         let OpenModel { files, model_config, tokenizer, space, adapter, spec, theta } = opened;
-        observe(Event::Stage("making the partition"));
+        if spec.backend != Backend::Stateless {
+            observe(Event::Stage("making the partition"));
+        }
         let partition = agree(comm, method::partition(&spec, &space, &files))?;
         let fingerprints = Fingerprints {
             model: fingerprint::model(&files, &sources.model.join("config.json")),

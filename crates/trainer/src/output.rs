@@ -405,7 +405,13 @@ fn compare(place: &Path, old: &Identity, new: &Identity) -> Result<(), TrainErro
             changes += &format!("\n  {}: {} → {}", change.key, change.old, change.new);
         }
     }
-    for (what, old, new) in [("model", &a.model, &b.model), ("data", &a.data, &b.data)] {
+    let (a_start, b_start) = [a, b].map(|prints| prints.start.clone().unwrap_or("zero".to_owned())).into();
+    let contents = [
+        ("model", &a.model, &b.model),
+        ("data", &a.data, &b.data),
+        ("adapter to start from", &a_start, &b_start),
+    ];
+    for (what, old, new) in contents {
         if old != new {
             let short = |hash: &str| hash.chars().take(8).collect::<String>();
             changes += &format!("\n  content of the {what}: {} → {}", short(old), short(new));

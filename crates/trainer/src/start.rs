@@ -173,6 +173,7 @@ pub(crate) fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], m
         modules: inputs.space.modules().len(),
         adapted: inputs.space.total(),
         d: config.d as u64,
+        partition: partition_words(config),
         group_sizes: (counts.iter().copied().min().unwrap_or(0), counts.iter().copied().max().unwrap_or(0)),
         rows: inputs.dataset.len(),
         tokens: inputs.dataset.total_tokens(),
@@ -186,6 +187,20 @@ pub(crate) fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], m
         first_step: engine.step,
         total_steps: inputs.schedule.total_steps(),
         epochs: inputs.schedule.total_steps() as f64 / inputs.schedule.steps_per_epoch() as f64,
+    }
+}
+
+/// The settings that make the partition, in a few words.
+fn partition_words(config: &TrainConfig) -> String {
+    let scope = match config.partition_scope {
+        config::PartitionScope::Global => "over all adapted weights",
+        config::PartitionScope::TransformerBlock => "block by block",
+    };
+    match config.grouping_strategy {
+        config::GroupingStrategy::Random => {
+            format!("{}, seed {}, {scope}", config.assignment_backend, config.proj_seed)
+        }
+        config::GroupingStrategy::SignedMagnitude => format!("by sign and size of the weights, {scope}"),
     }
 }
 
