@@ -180,13 +180,18 @@ fn nothing_else_is_left() {
         .filter(|name| name != ".lock")
         .collect();
     let expected = [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "checkpoint-5",
+        "checkpoint-6",
         "checkpoints",
         "logs",
         "metrics.jsonl",
         "run.json",
         "tensorboard",
+        "tokenizer.json",
+        "tokenizer_config.json",
     ];
     assert_eq!(names, expected.map(str::to_owned).into());
 }

@@ -168,7 +168,7 @@ static SECTIONS: [Section; 7] = [
         keys: &[
             unset("config", Kind::Path, "Settings file in TOML; flags and GPART_* variables win over it")
                 .role(Role::Layer),
-            unset("preset", Kind::Text, "Named settings file in configs/; a --config file wins over it")
+            unset("preset", Kind::Text, "Named settings files in configs/, the later one winning: official,llama-3.1-8b; a --config file wins over them")
                 .role(Role::Layer),
         ],
     },

@@ -298,6 +298,8 @@ fn warn(merged: &Layer, warnings: &mut Vec<String>) {
     without_effect("epochs", is_given(merged, "max-steps"), "max-steps decides the number of steps");
     let held_out = is_given(merged, "eval-data") || is_given(merged, "validation-split");
     without_effect("eval-batch-size", !held_out, "there is no held-out data");
+    let own_template = merged.get("template").is_some_and(|t| !t.value.is_null() && t.value != "official");
+    without_effect("use-system-prompt", own_template, "it belongs to the official template");
     let start = is_given(merged, "init-adapter");
     without_effect("init-bound", start, "θ starts from init-adapter");
     without_effect("sample-tokens", !is_given(merged, "sample-prompt"), "there is no sample-prompt");
