@@ -294,12 +294,22 @@ fn lock(folder: &Path) -> Result<File, TrainError> {
 /// Refuses a folder that holds a run, or the adapter of one.
 fn refuse_if_taken(folder: &Path, store: &Store) -> Result<(), TrainError> {
     let is_model = folder.join("config.json").exists();
-    let files = [RUN_FILE, "adapter_config.json", "adapter_model.safetensors", METRICS_FILE, HELD_OUT_FILE];
+    let files = [
+        RUN_FILE,
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        METRICS_FILE,
+        HELD_OUT_FILE,
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
     let file = files.into_iter().find(|name| folder.join(name).exists());
+    let checkpoint = crate::artifacts::checkpoints(folder).pop();
     let what = match file {
         Some(RUN_FILE) => "a run already".to_owned(),
         Some(name) => format!("{name} but no {RUN_FILE}: it was not made by this program"),
         None if !store.list()?.is_empty() => "checkpoints of another run".to_owned(),
+        None if checkpoint.is_some() => "checkpoints of another program (checkpoint-N)".to_owned(),
         None if is_model => "a model (config.json)".to_owned(),
         None => return Ok(()),
     };
@@ -398,7 +408,9 @@ fn compare(place: &Path, old: &Identity, new: &Identity) -> Result<(), TrainErro
     for change in config::diff_identity(&old.config, &new.config) {
         let same_content = match change.key {
             "model" => a.model == b.model,
-            "data" => a.data == b.data,
+            // The tokens and labels are the same, wherever rows and template lie.
+            "data" | "template" => a.data == b.data,
+            "init-adapter" => a.start == b.start,
             _ => false,
         };
         if !same_content {
