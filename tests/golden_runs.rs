@@ -42,6 +42,9 @@ fn check(golden: &Golden, model: &Path, ranks: Ranks) {
     ] {
         args.extend([flag.to_owned(), value]);
     }
+    if let Some(backend) = log["gpart"]["assignment_backend"].as_str() {
+        args.extend(["--assignment_backend".to_owned(), backend.to_owned()]);
+    }
     if let Some(rows) = log["rows"].as_u64() {
         args.extend(["--max_samples".to_owned(), rows.to_string()]);
     }
@@ -102,12 +105,40 @@ fn and_on_three_ranks() {
 }
 
 #[test]
-fn a_random_llama_31_learns_as_the_official_one() {
+fn so_is_that_of_the_materialized_partition() {
+    let golden = Golden { folder: "metamath/train-materialized", ..DEMO_RUN };
+    for ranks in [Ranks::Alone, Ranks::Mpi(2)] {
+        check(&golden, &repository().join("configs/demo/model"), ranks);
+    }
+}
+
+/// The random tiny model of a family learns as the official one.
+fn check_family(folder: &'static str) {
     let golden = Golden {
-        folder: "architectures/llama31",
+        folder,
         data: "architectures/train.json",
         theta_file: "adapter/adapter_model.safetensors",
         theta_tensor: "base_model.gpart_theta_d",
     };
-    check(&golden, &repository().join("tests/golden/architectures/llama31/base"), Ranks::Alone);
+    check(&golden, &repository().join("tests/golden").join(folder).join("base"), Ranks::Alone);
+}
+
+#[test]
+fn a_random_llama_31_learns_as_the_official_one() {
+    check_family("architectures/llama31");
+}
+
+#[test]
+fn a_random_qwen2_learns_as_the_official_one() {
+    check_family("architectures/qwen2");
+}
+
+#[test]
+fn a_random_gemma_learns_as_the_official_one() {
+    check_family("architectures/gemma");
+}
+
+#[test]
+fn a_random_mistral_learns_as_the_official_one() {
+    check_family("architectures/mistral");
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Outcome, Ranks, Running, scratch, snapshot, training};
+use super::{Outcome, Ranks, Running, command, scratch, snapshot, training_args};
 
 /// One thing that can be wrong.
 pub struct Case {
@@ -13,14 +13,22 @@ pub struct Case {
     pub says: &'static [&'static str],
 }
 
-/// Trains into `FOLDER/out`, expects exit code 2, one message with a hint, and nothing written or changed.
+/// Runs `metamath` into `FOLDER/out`, expects exit code 2, one message with a hint, and nothing written or changed.
 #[track_caller]
 pub fn check_bad(ranks: Ranks, case: &Case) {
+    check_bad_of("metamath", ranks, case);
+}
+
+/// [`check_bad`] of another command that trains.
+#[track_caller]
+pub fn check_bad_of(task: &str, ranks: Ranks, case: &Case) {
     let folder = scratch();
     let flags = (case.setup)(folder.path());
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let before = snapshot(folder.path());
-    let outcome = Running::start(training(ranks, &folder.path().join("out"), &flags)).finish();
+    let mut args = training_args(&folder.path().join("out"), &flags);
+    args[0] = task.into();
+    let outcome = Running::start(command(ranks, &args)).finish();
     let name = format!("{} on {ranks:?}", case.name);
     check_message(&name, &outcome, 2, case.says);
     assert_eq!(before, snapshot(folder.path()), "{name}: files were changed");

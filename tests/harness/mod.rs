@@ -2,10 +2,15 @@
 
 mod bad;
 mod fixture;
+mod own;
 mod process;
 
-pub use bad::{Case, check_bad, check_message, check_on_ranks};
+pub use bad::{Case, check_bad, check_bad_of, check_message, check_on_ranks};
 pub use fixture::{DemoModel, Mount, edit_json, read_json};
+pub use own::{
+    chat_row, chat_rows, demo_rows, held_out, killed_after, own_training, parquet, refused, train_own,
+    write_chats, write_json, write_lines, write_pairs, write_template,
+};
 pub use process::{Outcome, Running, wait_until_gone};
 
 use std::collections::BTreeMap;

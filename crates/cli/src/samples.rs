@@ -1,11 +1,10 @@
 //! `--show-samples`: the tokens of some rows, with what is trained on marked.
 
-use std::io::IsTerminal;
-
 use config::TrainConfig;
 use trainer::{Sources, TrainError};
 
 use crate::format::{counted, grouped, print};
+use crate::terminal;
 
 /// Tokens of a row that are shown; of a longer row the ends are.
 const SHOWN: usize = 400;
@@ -13,7 +12,7 @@ const SHOWN: usize = 400;
 /// Prints the first `rows` rows as tokens.
 pub fn show(config: &TrainConfig, sources: &Sources, rows: usize) -> Result<(), TrainError> {
     let samples = trainer::first_rows(config, sources, rows)?;
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = terminal::is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let (open, close) = marks(colour);
     print(&format!("what is trained on is marked {open}so{close}; tokens are separated by ·"));
     for (number, pieces) in samples.iter().enumerate() {

@@ -132,7 +132,7 @@ pub enum TrainError {
     #[error("no row of {place} has a token left to predict after truncation")]
     #[diagnostic(
         code(input::no_labels),
-        help("raise --max-seq-length, or look at the rows with --max-samples 1")
+        help("raise --max-seq-length, or look at what is trained on with --show-samples 3")
     )]
     NoLabels {
         /// Where it was noticed.

@@ -190,7 +190,10 @@ impl Corpus<'_> {
                 config.max_seq_length
             )));
         }
-        Ok((dataset, held_out.map(|rows| self.tokenize(&rows)).transpose()?))
+        check_labels(&dataset, "the data")?;
+        let held_out = held_out.map(|rows| self.tokenize(&rows)).transpose()?;
+        held_out.iter().try_for_each(|rows| check_labels(rows, "the held-out data"))?;
+        Ok((dataset, held_out))
     }
 
     /// The first `rows` training rows, or fewer.
@@ -231,6 +234,15 @@ impl Corpus<'_> {
             (Some("chat"), _) | (None, Schema::Chat) => Template::chat(&self.sources.model)?,
             (Some(file), _) => Template::from_file(Path::new(file))?,
         })
+    }
+}
+
+/// Refuses rows that teach nothing at all; the first token of a row is never predicted.
+fn check_labels(dataset: &Dataset, what: &str) -> Result<(), TrainError> {
+    let predicts = |row| dataset.example(row).supervised.iter().any(|[_, end]| *end > 1);
+    match (0..dataset.len()).any(predicts) {
+        true => Ok(()),
+        false => Err(TrainError::NoLabels { place: what.to_owned() }),
     }
 }
 
