@@ -29,12 +29,16 @@ fn control_group() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let v2 = groups.lines().find_map(|line| line.strip_prefix("0::"));
     let v1 = groups.lines().find_map(|line| line.split_once(":memory:").map(|(_, path)| path));
-    let of_v2 = v2.and_then(|path| {
-        left(&format!("/sys/fs/cgroup{path}"), ["memory.max", "memory.current", "inactive_file"])
-    });
+    // A limit of any group above holds as well: schedulers set it on the job, not on the step.
+    let of_all = |root: &str, path: &str, names: [&str; 3]| {
+        let groups = Path::new(path).ancestors().map(|group| format!("{root}{}", group.display()));
+        groups.filter_map(|folder| left(&folder, names)).min()
+    };
+    let of_v2 =
+        v2.and_then(|path| of_all("/sys/fs/cgroup", path, ["memory.max", "memory.current", "inactive_file"]));
     let of_v1 = v1.and_then(|path| {
         let names = ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"];
-        left(&format!("/sys/fs/cgroup/memory{path}"), names)
+        of_all("/sys/fs/cgroup/memory", path, names)
     });
     of_v2.into_iter().chain(of_v1).min()
 }

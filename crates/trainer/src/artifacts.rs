@@ -11,16 +11,16 @@ use crate::model_card::{Card, MARK};
 
 const PREFIX: &str = "checkpoint-";
 
-/// Writes the adapter of `step` into `checkpoint-STEP`, then removes the oldest such folders beyond `keep`.
-pub(crate) fn write_checkpoint(
-    folder: &Path,
-    step: u64,
-    adapter: &Adapter,
-    keep: usize,
-) -> Result<(), TrainError> {
+/// Writes the adapter of `step` into `checkpoint-STEP`.
+pub(crate) fn write_checkpoint(folder: &Path, step: u64, adapter: &Adapter) -> Result<(), TrainError> {
     let own = folder.join(format!("{PREFIX}{step}"));
     std::fs::create_dir_all(&own).map_err(|source| CheckpointError::Write { path: own.clone(), source })?;
     adapter.write(&own)?;
+    Ok(())
+}
+
+/// Removes the oldest adapters up to `step` beyond the newest `keep`.
+pub(crate) fn prune_checkpoints(folder: &Path, step: u64, keep: usize) {
     // Later ones are of steps that are made again, with the same bits.
     let earlier = checkpoints(folder).into_iter().rev().filter(|(of, _)| *of <= step);
     for (_, old) in earlier.skip(keep) {
@@ -30,11 +30,10 @@ pub(crate) fn write_checkpoint(
         }
         let _ = std::fs::remove_dir(old);
     }
-    Ok(())
 }
 
 /// Steps and folders, oldest first.
-fn checkpoints(folder: &Path) -> Vec<(u64, PathBuf)> {
+pub(crate) fn checkpoints(folder: &Path) -> Vec<(u64, PathBuf)> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<(u64, PathBuf)> = entries
         .filter_map(|entry| {
@@ -46,23 +45,28 @@ fn checkpoints(folder: &Path) -> Vec<(u64, PathBuf)> {
     found
 }
 
-/// Copies the tokenizer's files beside the adapter. An end-of-text token other than the tokenizer's own is written
+/// The names and contents of files that are to be copied.
+pub(crate) fn read_all(files: &[PathBuf]) -> Result<Vec<(String, Vec<u8>)>, TrainError> {
+    let read = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let bytes =
+            std::fs::read(path).map_err(|source| CheckpointError::Read { path: path.clone(), source })?;
+        Ok((name, bytes))
+    };
+    files.iter().map(read).collect()
+}
+
+/// Writes the tokenizer's files beside the adapter. An end-of-text token other than the tokenizer's own is written
 /// into them, as the official script does.
 pub(crate) fn write_tokenizer(
     folder: &Path,
-    files: &[PathBuf],
+    files: &[(String, Vec<u8>)],
     eos_token: Option<&str>,
 ) -> Result<(), TrainError> {
-    for file in files {
-        let Some(name) = file.file_name() else { continue };
-        let read = |source| CheckpointError::Read { path: file.clone(), source };
-        let mut bytes = std::fs::read(file).map_err(read)?;
-        let names_tokens =
-            ["tokenizer_config.json", "special_tokens_map.json"].iter().any(|own| name == *own);
-        if let (Some(eos_token), true) = (eos_token, names_tokens) {
-            bytes = with_eos_token(&bytes, eos_token).unwrap_or(bytes);
-        }
-        write_atomic(&folder.join(name), &[&bytes])?;
+    for (name, bytes) in files {
+        let names_tokens = ["tokenizer_config.json", "special_tokens_map.json"].contains(&name.as_str());
+        let changed = eos_token.filter(|_| names_tokens).and_then(|token| with_eos_token(bytes, token));
+        write_atomic(&folder.join(name), &[changed.as_ref().unwrap_or(bytes)])?;
     }
     Ok(())
 }
@@ -96,7 +100,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let adapter =
             Adapter { config: adapter::AdapterConfig { d: 2, ..Default::default() }, theta: vec![0.5; 2] };
-        let write = |step| write_checkpoint(folder.path(), step, &adapter, 2).unwrap();
+        let write = |step| {
+            write_checkpoint(folder.path(), step, &adapter).unwrap();
+            prune_checkpoints(folder.path(), step, 2);
+        };
         let steps = || checkpoints(folder.path()).into_iter().map(|(step, _)| step).collect::<Vec<_>>();
         write(5);
         write(10);
@@ -120,7 +127,8 @@ mod tests {
         std::fs::write(&config, r#"{"bos_token": "<s>", "eos_token": "</s>"}"#).unwrap();
         let tokens = from.path().join("tokenizer.json");
         std::fs::write(&tokens, r#"{"eos_token": "untouched"}"#).unwrap();
-        write_tokenizer(to.path(), &[config, tokens.clone()], Some("<|end|>")).unwrap();
+        let files = read_all(&[config, tokens.clone()]).unwrap();
+        write_tokenizer(to.path(), &files, Some("<|end|>")).unwrap();
         let text = std::fs::read_to_string(to.path().join("tokenizer_config.json")).unwrap();
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(

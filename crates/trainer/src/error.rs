@@ -129,10 +129,13 @@ pub enum TrainError {
         reason: String,
     },
     /// A label cannot be learnt from a step that has none.
-    #[error("no row of {place} has a token left to predict after truncation")]
+    #[error("no row of {place} has a token to learn")]
     #[diagnostic(
         code(input::no_labels),
-        help("raise --max-seq-length, or look at what is trained on with --show-samples 3")
+        help(
+            "look at the rows with --show-samples 3; leave out rows without a response, raise --max-seq-length, or \
+             give a step more rows with --accumulation-steps"
+        )
     )]
     NoLabels {
         /// Where it was noticed.
@@ -171,6 +174,13 @@ pub enum TrainError {
     #[diagnostic(code(input::output_dir_file), help("make the folder, or choose another path"))]
     NoFolderFor {
         /// The file.
+        path: PathBuf,
+    },
+    /// A file that is to name the output folder is a folder.
+    #[error("--output-dir-file {} is a folder", path.display())]
+    #[diagnostic(code(input::output_dir_file), help("name a file in it"))]
+    FolderForFile {
+        /// The folder.
         path: PathBuf,
     },
     /// Loss is NaN or infinite.

@@ -38,6 +38,21 @@ pub(crate) fn counts(counts: &[u64]) -> String {
     blake3::hash(bytemuck::cast_slice(counts)).to_hex()[..32].to_owned()
 }
 
+/// Hash (hex) of the groups of all weights, little-endian u32.
+pub(crate) fn ids(assignment: &dyn partition::Assignment, total: u64) -> Result<String, crate::TrainError> {
+    const CHUNK: u64 = 1 << 16;
+    let (mut hasher, mut cursor) = (blake3::Hasher::new(), assignment.cursor());
+    let mut ids = vec![0_u32; CHUNK as usize];
+    let mut next = 0;
+    while next < total {
+        let ids = &mut ids[..CHUNK.min(total - next) as usize];
+        cursor.fill(next, ids)?;
+        hasher.update(bytemuck::cast_slice(ids));
+        next += ids.len() as u64;
+    }
+    Ok(hasher.finalize().to_hex()[..32].to_owned())
+}
+
 /// Hash (hex) of θ's little-endian f32 bytes.
 pub(crate) fn theta(theta: &[f32]) -> blake3::Hash {
     blake3::hash(bytemuck::cast_slice(theta))

@@ -10,14 +10,15 @@ use model::{CheckpointFiles, ModelConfig};
 use partition::{Assignment, Backend, Spec};
 
 use crate::agree::{agree, same_everywhere};
-use crate::{Event, Observer, Sources, Surroundings, TrainError, fingerprint, method};
+use crate::{Event, Observer, Sources, Surroundings, TrainError, artifacts, fingerprint, method};
 
 /// What a run reads, ready to use.
 pub(crate) struct Inputs {
     pub files: CheckpointFiles,
     pub model_config: ModelConfig,
     pub tokenizer: Tokenizer,
-    pub tokenizer_files: Vec<PathBuf>,
+    /// Names and contents, as they were at the start.
+    pub tokenizer_files: Vec<(String, Vec<u8>)>,
     pub dataset: Dataset,
     pub held_out: Option<Dataset>,
     pub schedule: Schedule,
@@ -30,7 +31,6 @@ pub(crate) struct Inputs {
 /// Where training starts from.
 pub(crate) struct Origin {
     pub spec: Spec,
-    pub partition: Box<dyn Assignment>,
     /// θ before the first step, length d.
     pub theta: Vec<f32>,
 }
@@ -66,21 +66,18 @@ impl Inputs {
         let (dataset, held_out) = agree(comm, first.map_or_else(build, Ok))?;
         let schedule = agree(comm, schedule(config, dataset.len()))?;
         let OpenModel { files, model_config, tokenizer, space, adapter, spec, theta } = opened;
-        if spec.backend != Backend::Stateless {
-            observe(Event::Stage("making the partition"));
-        }
-        let partition = agree(comm, method::partition(&spec, &space, &files))?;
         let fingerprints = Fingerprints {
             model: fingerprint::model(&files, &sources.model.join("config.json")),
             data: dataset.fingerprint(),
             start: theta.iter().any(|x| *x != 0.0).then(|| crate::theta_hash(&theta)),
         };
         let adapter = method::written(&adapter, &space);
+        let tokenizer_files = agree(comm, artifacts::read_all(&data::tokenizer_files(&sources.model)))?;
         let inputs = Self {
             files,
             model_config,
             tokenizer,
-            tokenizer_files: data::tokenizer_files(&sources.model),
+            tokenizer_files,
             dataset,
             held_out,
             schedule,
@@ -89,7 +86,25 @@ impl Inputs {
             fingerprints,
         };
         inputs.check_ranks(config, comm)?;
-        Ok((inputs, Origin { spec, partition, theta }))
+        Ok((inputs, Origin { spec, theta }))
+    }
+
+    /// Collective. The partition; of groups that come from the weights, every rank must have the same.
+    pub(crate) fn partition(
+        &self,
+        spec: &Spec,
+        comm: &dyn Communicator,
+        observe: Observer<'_>,
+    ) -> Result<Box<dyn Assignment>, TrainError> {
+        if spec.backend != Backend::Stateless {
+            observe(Event::Stage("making the partition"));
+        }
+        let partition = agree(comm, method::partition(spec, &self.space, &self.files))?;
+        if spec.backend == Backend::SignedMagnitude {
+            let hash = agree(comm, fingerprint::ids(partition.as_ref(), self.space.total()))?;
+            same_everywhere(comm, &[("partition by sign and size", hash)])?;
+        }
+        Ok(partition)
     }
 
     /// Collective. Every rank has read the same.
@@ -173,6 +188,7 @@ impl Corpus<'_> {
     pub(crate) fn build(&self) -> Result<(Dataset, Option<Dataset>), TrainError> {
         let config = self.config;
         let rows = self.read(&self.sources.data, config.max_samples)?;
+        self.warn_of_idle_settings(rows.schema());
         let (rows, held_out) = match config.validation_split {
             Some(split) => {
                 let (rows, held_out) = rows.split(split, config.seed)?;
@@ -185,7 +201,7 @@ impl Corpus<'_> {
         let unsupervised = dataset.unsupervised_rows();
         if unsupervised > 0 {
             (self.observe)(Event::Warning(format!(
-                "{unsupervised} of {} rows have nothing to learn after truncation to {} tokens",
+                "{unsupervised} of {} rows have no token to learn: no response, or none in the last {} tokens",
                 dataset.len(),
                 config.max_seq_length
             )));
@@ -204,14 +220,36 @@ impl Corpus<'_> {
 
     fn read(&self, paths: &[PathBuf], max_samples: Option<usize>) -> Result<Rows, TrainError> {
         let config = self.config;
-        let options = RowOptions {
+        let options = |keep_fields| RowOptions {
             query_field: config.query_field.clone(),
             response_field: config.response_field.clone(),
             max_samples,
-            // The official rows have fields that no template here looks at.
-            keep_fields: config.template.is_some() || config.task == config::Task::Train,
+            keep_fields,
         };
-        Ok(data::read_rows(paths, &options)?)
+        let has_template = config.template.as_deref().is_some_and(|template| template != "official");
+        let rows = data::read_rows(paths, &options(has_template))?;
+        // MetaMathQA's rows have fields that nobody looks at; a chat's may mean something to its template.
+        match (rows.schema(), has_template) {
+            (Schema::Chat, false) => Ok(data::read_rows(paths, &options(true))?),
+            _ => Ok(rows),
+        }
+    }
+
+    /// Says which settings chats have no use for.
+    fn warn_of_idle_settings(&self, schema: &Schema) {
+        let config = self.config;
+        if *schema != Schema::Chat {
+            return;
+        }
+        for (name, is_set) in [
+            ("query-field", config.query_field != "query"),
+            ("response-field", config.response_field != "response"),
+            ("use-system-prompt", config.use_system_prompt),
+        ] {
+            if is_set {
+                (self.observe)(Event::Warning(format!("{name} has no effect: the rows are chats")));
+            }
+        }
     }
 
     fn tokenize(&self, rows: &Rows) -> Result<Dataset, TrainError> {

@@ -56,6 +56,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     let (mut inputs, origin) = Inputs::load(config, surroundings, observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
     planning::check_memory(config, &inputs, mesh.degrees(), surroundings)?;
+    let partition = inputs.partition(&origin.spec, comm, observe)?;
     start::warn_of_long_rows(&inputs, observe);
     let (mut output, state) = open_output(&identity, inputs.schedule.total_steps(), comm, observe)?;
     (surroundings.opened)(&config.output_dir());
@@ -64,12 +65,12 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     let kind = start::compute_kind(config);
     let model = Decoder::new(inputs.model_config.clone(), kind, Device::Cpu);
     let weights = agree(comm, start::load_weights(&inputs, kind, observe))?;
-    let counts = count_groups(origin.partition.as_ref(), inputs.space.total(), comm)?;
+    let counts = count_groups(partition.as_ref(), inputs.space.total(), comm)?;
     let executor = executor(config.threads);
     let built = start::Built {
         model: &model,
         weights: &weights,
-        partition: origin.partition.as_ref(),
+        partition: partition.as_ref(),
         scope: &origin.spec.scope,
         executor: executor.as_ref(),
         counts: &counts,
@@ -145,8 +146,7 @@ impl Run<'_, '_> {
         let Some(output) = &self.output else { return Ok(()) };
         let engine = &self.engine;
         // Before the state: where a state is, its adapter is too.
-        let keep = engine.parts.config.save_total_limit;
-        artifacts::write_checkpoint(output.folder(), engine.step, &self.adapter(), keep)?;
+        artifacts::write_checkpoint(output.folder(), engine.step, &self.adapter())?;
         let mut meta = serde_json::to_value(&self.identity).expect("settings are JSON");
         meta["num_tokens"] = engine.num_tokens.into();
         let path = output.save(StateRef {
@@ -156,6 +156,7 @@ impl Run<'_, '_> {
             exp_avg: &engine.parts.adam.exp_avg,
             exp_avg_sq: &engine.parts.adam.exp_avg_sq,
         })?;
+        artifacts::prune_checkpoints(output.folder(), engine.step, engine.parts.config.save_total_limit);
         tracing::info!(step = engine.step, path = %path.display(), "saved");
         (self.observe)(Event::Saved { step: engine.step, path: &path });
         Ok(())
@@ -234,9 +235,10 @@ impl Run<'_, '_> {
         let (config, engine) = (self.engine.parts.config, &self.engine);
         let adapter = self.adapter();
         let written = with(&mut self.output, |output| {
+            let bytes = adapter.write(output.folder())?;
             let tokenizer = &self.inputs.tokenizer_files;
             artifacts::write_tokenizer(output.folder(), tokenizer, config.eos_token.as_deref())?;
-            Ok(adapter.write(output.folder())?)
+            Ok(bytes)
         });
         let adapter_bytes = agree(engine.parts.comm, written)?;
         let output = self.output.as_ref();

@@ -33,6 +33,7 @@ pub(crate) fn check_output_dir_file(config: &TrainConfig) -> Result<(), TrainErr
     let has_folder =
         |file: &Path| file.parent().is_none_or(|folder| folder.as_os_str().is_empty() || folder.is_dir());
     match &config.output_dir_file {
+        Some(file) if file.is_dir() => Err(TrainError::FolderForFile { path: file.clone() }),
         Some(file) if !has_folder(file) => Err(TrainError::NoFolderFor { path: file.clone() }),
         _ => Ok(()),
     }
