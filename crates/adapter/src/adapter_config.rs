@@ -100,6 +100,13 @@ impl AdapterConfig {
         Ok(config)
     }
 
+    /// Keys of the text that mean nothing here, which PEFT, too, reads past.
+    pub fn unknown_keys(text: &str) -> Vec<String> {
+        let known = serde_json::to_value(Self::default()).unwrap_or_default();
+        let Ok(Value::Object(found)) = serde_json::from_str(text) else { return Vec::new() };
+        found.into_iter().map(|(key, _)| key).filter(|key| known.get(key).is_none()).collect()
+    }
+
     /// Which modules of a model the adapter touches. `path` is only named in errors.
     ///
     /// # Errors
@@ -127,6 +134,7 @@ impl AdapterConfig {
             layers_to_transform: numbers(layers).ok_or_else(|| malformed("layers_to_transform", layers))?,
             layers_pattern: texts(patterns).ok_or_else(|| malformed("layers_pattern", patterns))?,
             bias: self.bias != "none",
+            strict: false,
         })
     }
 

@@ -48,6 +48,11 @@ impl Adapter {
         };
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| invalid(e.to_string()))?;
         let names = tensors.names();
+        if let Some(other) =
+            names.iter().find(|name| **name != THETA_TENSOR).filter(|_| names.contains(&THETA_TENSOR))
+        {
+            return Err(AdapterError::OtherTensor { path: tensor_path.clone(), tensor: (*other).to_owned() });
+        }
         let theta = tensors
             .tensor(THETA_TENSOR)
             .map_err(|_| invalid(format!("it has no tensor {THETA_TENSOR}; it holds {names:?}")))?;
@@ -61,6 +66,12 @@ impl Adapter {
             Some(at) => Err(invalid(format!("{THETA_TENSOR}[{at}] is {}", theta[at]))),
             None => Ok(Self { config, theta }),
         }
+    }
+
+    /// Keys of a folder's `adapter_config.json` that mean nothing here; to be told to the user.
+    pub fn unknown_keys(folder: &Path) -> Vec<String> {
+        let text = std::fs::read_to_string(folder.join(CONFIG_FILE)).unwrap_or_default();
+        AdapterConfig::unknown_keys(&text)
     }
 
     /// Writes the adapter into `folder`, each file atomically. Returns the bytes written.

@@ -45,6 +45,20 @@ pub enum AdapterError {
         /// What to do.
         hint: String,
     },
+    /// A tensor beside θ, such as resized embeddings: leaving it out would make another model.
+    #[error("{} holds a tensor beside θ: {tensor}", path.display())]
+    #[diagnostic(
+        code(input::adapter_tensor),
+        help(
+            "only θ is read; an adapter that was saved with embeddings or a head needs the official fork of PEFT"
+        )
+    )]
+    OtherTensor {
+        /// The adapter_model.safetensors.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+    },
     /// The adapter uses a part of GPart that this version does not have.
     #[error("{}: {key} = {value} is not supported by this version", path.display())]
     #[diagnostic(code(input::adapter_unsupported), help("{hint}"))]
@@ -58,6 +72,25 @@ pub enum AdapterError {
         /// What is supported.
         hint: &'static str,
     },
+    /// An expression that selects nothing.
+    #[error("target module 'regex:{pattern}' matches no linear module of the model")]
+    #[diagnostic(
+        code(input::unknown_module),
+        help("an expression must match a full name, such as {example}")
+    )]
+    NothingMatches {
+        /// The expression.
+        pattern: String,
+        /// A name that there is.
+        example: String,
+    },
+    /// The output head among the targets.
+    #[error("the target modules include the output head, lm_head, which is not adapted here")]
+    #[diagnostic(
+        code(input::head_target),
+        help("name modules of the transformer blocks; all-linear leaves the head out, as PEFT does")
+    )]
+    Head,
     /// A regular expression that does not parse, or that never comes to an end.
     #[error("{flag} '{pattern}' cannot be used as a regular expression: {reason}")]
     #[diagnostic(code(input::module_pattern), help("Python's syntax for regular expressions is understood"))]

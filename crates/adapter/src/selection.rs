@@ -27,6 +27,9 @@ pub struct Selection {
     pub layers_pattern: Vec<String>,
     /// The biases of the chosen modules follow their weights into the partition.
     pub bias: bool,
+    /// Every name and block number must select something: right for settings, where one that does not is a slip. PEFT
+    /// is content when anything is selected, and so must whoever reads its files be.
+    pub strict: bool,
 }
 
 impl Selection {
@@ -38,6 +41,7 @@ impl Selection {
             layers_to_transform: Vec::new(),
             layers_pattern: Vec::new(),
             bias: false,
+            strict: true,
         }
     }
 
@@ -75,6 +79,14 @@ pub(crate) struct Matcher<'a> {
 }
 
 impl Matcher<'_> {
+    /// Whether PEFT would adapt the output head.
+    pub(crate) fn means_head(&self) -> Result<bool, AdapterError> {
+        match self.selection.targets {
+            Targets::AllLinear => Ok(false),
+            _ => self.matches(HEAD),
+        }
+    }
+
     /// Whether the module of that full name is adapted.
     ///
     /// # Errors
@@ -107,6 +119,9 @@ impl Matcher<'_> {
         Ok(None)
     }
 }
+
+/// The output head: PEFT would adapt it where it is named, and then every offset after it would be another.
+pub(crate) const HEAD: &str = "lm_head";
 
 /// PEFT's rule for a name in a list of targets.
 pub(crate) fn is_called(name: &str, target: &str) -> bool {

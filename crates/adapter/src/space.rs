@@ -71,7 +71,12 @@ impl AdaptedSpace {
     /// nothing; [`AdapterError::Pattern`] for a bad regular expression.
     pub fn select(candidates: &[Candidate], selection: &Selection) -> Result<Self, AdapterError> {
         let matcher = selection.matcher()?;
-        check_names(candidates, selection)?;
+        if matcher.means_head()? {
+            return Err(AdapterError::Head);
+        }
+        if selection.strict {
+            check_names(candidates, selection)?;
+        }
         let (mut modules, mut total) = (Vec::new(), 0);
         for (index, candidate) in candidates.iter().enumerate() {
             if matcher.matches(&candidate.name)? {
@@ -86,10 +91,17 @@ impl AdaptedSpace {
                 modules.push(module);
             }
         }
-        check_layers(&modules, selection, &matcher)?;
+        if selection.strict {
+            check_layers(&modules, selection, &matcher)?;
+        }
         match (modules.is_empty(), &selection.targets) {
-            (true, Targets::Regex(text)) => Err(unknown(candidates, text)),
-            _ => Ok(Self { modules, total }),
+            (false, _) => Ok(Self { modules, total }),
+            (true, Targets::Regex(text)) => Err(AdapterError::NothingMatches {
+                pattern: text.clone(),
+                example: candidates.first().map(|candidate| candidate.name.clone()).unwrap_or_default(),
+            }),
+            (true, Targets::Names(names)) => Err(unknown(candidates, &names.join(","))),
+            (true, Targets::AllLinear) => Err(unknown(candidates, "all-linear")),
         }
     }
 
@@ -249,7 +261,9 @@ mod tests {
         };
         check(names(&["q_proj", "v_proj"]), "'v_proj'");
         let regex = |text: &str| Selection { targets: Targets::Regex(text.to_owned()), ..names(&[]) };
-        check(regex("q_proj"), "'q_proj'");
+        check(regex("q_proj"), "'regex:q_proj' matches no linear module");
+        check(regex(".*"), "lm_head");
+        check(names(&["q_proj", "lm_head"]), "lm_head");
         check(regex("(q_proj"), "--target-modules '(q_proj'");
         // Backtracks without end on names that nearly match.
         check(regex(r"(?:(?=.)[a-z.0-9_]+)+(?!.)\1!|((a*)*)*b\2"), "--target-modules");
@@ -266,6 +280,15 @@ mod tests {
             },
             "--layers-pattern '('",
         );
+    }
+
+    #[test]
+    fn files_may_name_more_than_there_is() {
+        let lenient =
+            Selection { strict: false, layers_to_transform: vec![0, 99], ..names(&["q_proj", "x_proj"]) };
+        assert_eq!(AdaptedSpace::select(&candidates(), &lenient).unwrap().modules().len(), 1);
+        let nothing = Selection { strict: false, ..names(&["x_proj"]) };
+        assert!(AdaptedSpace::select(&candidates(), &nothing).is_err());
     }
 
     #[test]

@@ -11,17 +11,17 @@ use model::{CheckpointFiles, ModelConfig};
 use trainer::TrainError;
 
 use crate::exit::Exit;
-use crate::format::print;
+use crate::format::{print, seconds};
 use crate::sources::Places;
 use crate::{fail, report, terminal};
 
 /// What to merge, and where to.
 #[derive(Args)]
 pub struct MergeArgs {
-    /// Base model: a folder in Hugging Face layout, a hub id or a short name
+    /// Base model: a folder in Hugging Face layout, a hub id or a short name [default: the one that the adapter names]
     #[arg(long, value_name = "PATH")]
-    model: String,
-    /// Branch, tag or commit of a model that comes from the hub
+    model: Option<String>,
+    /// Branch, tag or commit of a model that comes from the hub [default: the one that the adapter names]
     #[arg(long, value_name = "TEXT")]
     revision: Option<String>,
     /// Adapter folder, ours or the official fork's
@@ -52,6 +52,13 @@ enum Failed {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Inputs(#[from] TrainError),
+    /// Neither the command nor the adapter names a model.
+    #[error("the adapter in {} does not name its base model", adapter.display())]
+    #[diagnostic(code(input::no_base_model), help("name it with --model"))]
+    NoModel {
+        /// The adapter's folder.
+        adapter: PathBuf,
+    },
     /// The merge itself.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -70,9 +77,13 @@ pub fn merge(args: &MergeArgs) -> Exit {
 }
 
 fn run(args: &MergeArgs) -> Result<Report, Failed> {
-    let places = Places { revision: args.revision.as_deref() };
-    let (folder, _) = places.model(&args.model, Want::Everything, &mut |_, event| downloading(event))?;
     let adapter = Adapter::read(&args.adapter).map_err(TrainError::from)?;
+    unknown_keys(&args.adapter).iter().for_each(|warning| report::warning(warning));
+    let named = adapter.config.base_model_name_or_path.as_deref().filter(|name| !name.is_empty());
+    let model =
+        args.model.as_deref().or(named).ok_or_else(|| Failed::NoModel { adapter: args.adapter.clone() })?;
+    let places = Places { revision: args.revision.as_deref().or(adapter.config.revision.as_deref()) };
+    let (folder, _) = places.model(model, Want::Everything, &mut |_, event| downloading(event))?;
     let config = ModelConfig::from_folder(&folder).map_err(TrainError::from)?;
     let files = CheckpointFiles::open(&folder).map_err(TrainError::from)?;
     let selection =
@@ -91,6 +102,8 @@ fn run(args: &MergeArgs) -> Result<Report, Failed> {
         threads,
     };
     let prepared = merge::prepare(Base { files: &files, config: &config }, &adapter, &space, &options)?;
+    prepared.warnings().iter().for_each(|warning| report::warning(warning));
+    let told = prepared.warnings().len();
     let spec = adapter.config.partition(&space).map_err(TrainError::from)?;
     let partition = trainer::partition(&spec, &space, &files)?;
     let counts = partition::count_parallel(partition.as_ref(), 0..space.total(), threads);
@@ -102,7 +115,20 @@ fn run(args: &MergeArgs) -> Result<Report, Failed> {
         bar.set_position(done_bytes);
     });
     bar.finish_and_clear();
-    Ok(done?)
+    let done = done?;
+    done.warnings.iter().skip(told).for_each(|warning| report::warning(warning));
+    Ok(done)
+}
+
+/// A warning of each key of an adapter's configuration that means nothing here.
+pub fn unknown_keys(folder: &Path) -> Vec<String> {
+    let warning = |key: &String| {
+        format!(
+            "{key} of {} means nothing to GPart and is not used",
+            folder.join("adapter_config.json").display()
+        )
+    };
+    Adapter::unknown_keys(folder).iter().map(warning).collect()
 }
 
 /// Plain words for a download: a merge has no other lines to go between.
@@ -111,7 +137,9 @@ fn downloading(event: hub::Event<'_>) {
         hub::Event::Start { files, bytes } => {
             report::note(&format!("downloading {files} files, {}", crate::format::bytes(bytes)));
         }
-        hub::Event::Retry { reason, .. } => report::warning(reason),
+        hub::Event::Retry { reason, wait } => {
+            report::warning(&format!("{reason}; trying again in {}", seconds(wait.as_secs_f64())));
+        }
         _ => {}
     }
 }
@@ -135,9 +163,6 @@ fn show(done: &Report, json: bool) {
     let width = rows.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
     for (label, value) in &rows {
         print(format!("{label:width$}  {value}").trim_end());
-    }
-    for warning in &done.warnings {
-        report::warning(warning);
     }
     print(&format!("\nthe merged model loads in transformers and vLLM from {}", shown(&done.output)));
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use adapter::AdaptedSpace;
 use clap::{Args, Subcommand};
 use config::{Task, TrainArgs, TrainConfig};
 use hub::Want;
@@ -35,6 +34,12 @@ pub struct PlanArgs {
     /// Ranks on a host [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000), help_heading = "Plan")]
     ranks_per_host: Option<u64>,
+    /// Memory of a host, in place of what this one has
+    #[arg(long, value_name = "GIB", value_parser = positive, help_heading = "Plan")]
+    host_memory: Option<f64>,
+    /// Cores of a host, in place of this one's
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000), help_heading = "Plan")]
+    cores: Option<u64>,
     /// Rows of training data [default: counted in the files, if they are here]
     #[arg(long, value_name = "N", help_heading = "Plan")]
     rows: Option<u64>,
@@ -59,6 +64,8 @@ fn positive(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "give a number above 0".to_owned())
 }
 
+const GIB: f64 = (1_u64 << 30) as f64;
+
 /// Rows of the data that `metamath` takes when nothing else is said: meta-math/MetaMathQA, MetaMathQA-395K.json.
 const METAMATH_ROWS: u64 = 395_000;
 
@@ -78,7 +85,12 @@ pub fn plan(of: &PlanOf) -> Exit {
 }
 
 fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
-    let resolved = train::resolve(task, &args.train)?;
+    // A plan needs no rows, only their number.
+    let train = match args.rows {
+        Some(_) => args.train.clone().with_default("data", "rows.jsonl"),
+        None => args.train.clone(),
+    };
+    let resolved = train::resolve(task, &train)?;
     let config = &resolved.config;
     let ui = Ui::new(&resolved);
     resolved.warnings.iter().for_each(|warning| ui.warning(warning));
@@ -87,8 +99,7 @@ fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
         places.model(&config.model, Want::ConfigOnly, &mut |id, event| ui.download(id, event))?;
     let model_config = model::ModelConfig::from_folder(&folder)?;
     let adapter = trainer::adapter_config(config, &base_model);
-    let selection = adapter.selection(Path::new("the settings"))?;
-    let space = AdaptedSpace::select(&trainer::linear_modules(&model_config), &selection)?;
+    let space = trainer::adapted_space(config, &adapter, &trainer::linear_modules(&model_config))?;
     let ranks = args.ranks.or_else(launched_ranks).unwrap_or(1);
     let (dp_shard, pp) = (config.dp_shard, config.pp);
     let dp_replicate = config.dp_replicate.unwrap_or(ranks as usize / (dp_shard * pp).max(1));
@@ -110,9 +121,9 @@ fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
             mesh: mesh::Degrees { dp_replicate, dp_shard, pp },
         },
         host: Host {
-            available_memory: host::available_memory(),
+            available_memory: args.host_memory.map(|gib| (gib * GIB) as u64).or_else(host::available_memory),
             free_disk: host::free_disk(&config.output_dir()),
-            cores: std::thread::available_parallelism().ok().map(|cores| cores.get() as u64),
+            cores: args.cores.or_else(|| std::thread::available_parallelism().ok().map(|n| n.get() as u64)),
         },
         speed: match (args.tokens_per_second, args.tflops) {
             (Some(tokens), _) => Some(Speed::TokensPerSecond(tokens)),

@@ -16,11 +16,15 @@ pub fn sources(
         check_file(data)?;
     }
     let places = Places { revision: config.revision.as_deref() };
-    let (folder, _) = places.model(&config.model, Want::ConfigOnly, notify)?;
-    model::ModelConfig::from_folder(&folder)?;
+    let (folder, base_model) = places.model(&config.model, Want::WithoutWeights, notify)?;
+    trainer::check_settings(config, &folder, &base_model)?;
     let data = places.data(&config.data, notify)?;
     let eval_data = eval_data.map_or(Ok(Vec::new()), |data| places.data(&data, notify))?;
-    let (model, base_model) = places.model(&config.model, Want::Everything, notify)?;
+    let model = match config.show_samples {
+        // A look at tokens needs no weights.
+        Some(_) => folder,
+        None => places.model(&config.model, Want::Everything, notify)?.0,
+    };
     Ok(Sources { model, base_model, data, eval_data })
 }
 

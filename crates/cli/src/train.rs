@@ -78,7 +78,10 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError
             ui.download(id, event);
         }
     };
-    let sources = trainer::agree(comm, sources::sources(config, &mut notify))?;
+    let mut find = || sources::sources(config, &mut notify);
+    // The first rank finds out what is missing, and downloads it; the others of its host then find it in the cache.
+    let first = trainer::agree(comm, if comm.rank() == 0 { find().map(Some) } else { Ok(None) })?;
+    let sources = trainer::agree(comm, first.map_or_else(find, Ok))?;
     if let Some(rows) = config.show_samples {
         let shown = if comm.rank() == 0 { samples::show(config, &sources, rows) } else { Ok(()) };
         return trainer::agree(comm, shown);
@@ -119,6 +122,7 @@ pub fn resolve(task: Task, args: &TrainArgs) -> Result<Resolved, TrainError> {
         let adapter = adapter::Adapter::read(&folder)?;
         let path = folder.join("adapter_config.json");
         resolved.take_from_adapter(&folder, trainer::settings_of(&adapter.config, &path)?)?;
+        resolved.warnings.extend(crate::merge::unknown_keys(&folder));
     }
     Ok(resolved)
 }

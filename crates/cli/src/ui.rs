@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Mutex;
 
-use config::{Progress, Resolved, Source};
+use config::{Progress, Resolved, Source, Task};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use trainer::{Event, StartInfo, StepMetrics, Summary};
 
@@ -17,6 +17,7 @@ pub struct Ui {
     model: String,
     /// Said beside the partition at the start.
     about_partition: &'static str,
+    isometric: bool,
     state: Mutex<State>,
 }
 
@@ -51,8 +52,9 @@ impl Ui {
             style,
             logging_steps: config.logging_steps.max(1) as u64,
             model: config.model.clone(),
+            isometric: config.isometric,
             about_partition: match resolved.source("assignment-backend") {
-                Source::Default => {
+                Source::Default if config.task == Task::Metamath => {
                     "\n            (the official script's own is materialized: --preset official)"
                 }
                 _ => "",
@@ -159,7 +161,8 @@ impl Ui {
             );
         }
         text += &format!("  adapter        {folder}  ({})\n", bytes(summary.adapter_bytes));
-        text += &format!("  ‖ΔW‖ = ‖θ‖     {:.4}\n", summary.theta_norm);
+        let norm = if self.isometric { "‖ΔW‖ = ‖θ‖    " } else { "‖θ‖           " };
+        text += &format!("  {norm} {:.4}\n", summary.theta_norm);
         text += "next:\n";
         let quoted = |text: &str| shlex::try_quote(text).map_or_else(|_| text.to_owned(), |q| q.into_owned());
         let path = summary.output.to_string_lossy();

@@ -23,6 +23,13 @@ impl TrainArgs {
         self.given.iter().map(|(name, text)| (*name, text.as_str()))
     }
 
+    /// The same with `text` for `key`, unless it was given.
+    #[must_use]
+    pub fn with_default(mut self, key: &'static str, text: &str) -> Self {
+        self.given.entry(key).or_insert_with(|| text.to_owned());
+        self
+    }
+
     /// The words of the `SECTION.KEY VALUE` pairs, in order.
     pub fn overrides(&self) -> &[String] {
         &self.overrides

@@ -144,6 +144,11 @@ fn key_of_override(name: &str) -> Result<&'static Key, ConfigError> {
         Err(ConfigError::UnknownKey { key: name.to_owned(), origin, hint })
     };
     let Some((section, field)) = name.split_once('.') else {
+        if name.ends_with("_proj") {
+            return refuse(
+                "names in a list are separated by commas: --target-modules q_proj,v_proj".to_owned(),
+            );
+        }
         return refuse(
             "settings are given as --name VALUE or as SECTION.KEY VALUE, such as adapter.d 16384".into(),
         );
@@ -313,7 +318,7 @@ const SHORT_NAMES: [(&str, &str); 6] = [
 
 /// Whether `model` is the short name of a model on a hub, such as `Llama-3.1-8B`.
 pub fn is_short_name(model: &str) -> bool {
-    SHORT_NAMES.iter().any(|(name, _)| *name == model)
+    SHORT_NAMES.iter().any(|(name, _)| name.eq_ignore_ascii_case(model))
 }
 
 /// The name on the hub, `owner/name`, that a location stands for: a short name, or a name that is spelt like one
@@ -323,7 +328,7 @@ pub fn hub_id(location: &str) -> Option<String> {
     if path.exists() {
         return None;
     }
-    match SHORT_NAMES.iter().find(|(name, _)| *name == location) {
+    match SHORT_NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(location)) {
         Some((name, owner)) => Some(format!("{owner}/{name}")),
         None => {
             let has_folder = path.parent().is_some_and(Path::exists);

@@ -300,6 +300,16 @@ fn warn(merged: &Layer, warnings: &mut Vec<String>) {
     without_effect("eval-batch-size", !held_out, "there is no held-out data");
     let own_template = merged.get("template").is_some_and(|t| !t.value.is_null() && t.value != "official");
     without_effect("use-system-prompt", own_template, "it belongs to the official template");
+    let is_path =
+        merged.get("model").and_then(|m| m.value.as_str()).is_some_and(|m| layer::hub_id(m).is_none());
+    without_effect("revision", is_path, "the model is a folder");
+    let numbered = is_given(merged, "layers-to-transform") || is("partition-scope", "transformer_block");
+    without_effect("layers-pattern", !numbered, "nothing asks for the blocks' numbers");
+    without_effect(
+        "proj-seed",
+        is("grouping-strategy", "signed_magnitude"),
+        "signs and sizes make the groups",
+    );
     let start = is_given(merged, "init-adapter");
     without_effect("init-bound", start, "θ starts from init-adapter");
     without_effect("sample-tokens", !is_given(merged, "sample-prompt"), "there is no sample-prompt");

@@ -64,7 +64,8 @@ impl Inputs {
         // The first rank fills the cache, the others map it.
         let first = agree(comm, if comm.rank() == 0 { build().map(Some) } else { Ok(None) })?;
         let (dataset, held_out) = agree(comm, first.map_or_else(build, Ok))?;
-        let schedule = agree(comm, schedule(config, dataset.len()))?;
+        let mut schedule = agree(comm, schedule(config, dataset.len()))?;
+        agree(comm, check_steps(&dataset, &mut schedule))?;
         let OpenModel { files, model_config, tokenizer, space, adapter, spec, theta } = opened;
         let fingerprints = Fingerprints {
             model: fingerprint::model(&files, &sources.model.join("config.json")),
@@ -144,11 +145,36 @@ fn open_model(config: &TrainConfig, sources: &Sources) -> Result<OpenModel, Trai
     let tokenizer = tokenizer(config, folder, &model_config)?;
     let candidates = linear_modules(&model_config);
     let adapter = method::adapter_config(config, &sources.base_model);
-    let space = AdaptedSpace::select(&candidates, &adapter.selection(Path::new("the settings"))?)?;
+    let space = method::adapted_space(config, &adapter, &candidates)?;
     space.check_d(config.d as u64)?;
     let spec = adapter.partition(&space)?;
     let theta = method::initial_theta(config, &adapter, &space, &candidates)?;
     Ok(OpenModel { files, model_config, tokenizer, space, adapter, spec, theta })
+}
+
+/// Refuses what a model's configuration, its tokenizer and the settings alone show to be wrong: before weights and rows
+/// are fetched.
+///
+/// # Errors
+/// As for a training.
+pub fn check_settings(config: &TrainConfig, folder: &Path, base_model: &str) -> Result<(), TrainError> {
+    let model_config = ModelConfig::from_folder(folder)?;
+    tokenizer(config, folder, &model_config)?;
+    let adapter = method::adapter_config(config, base_model);
+    let space = method::adapted_space(config, &adapter, &linear_modules(&model_config))?;
+    space.check_d(config.d as u64)?;
+    adapter.partition(&space)?;
+    named_template(config, folder).map(|_| ())
+}
+
+/// The template that the settings name, if they do.
+fn named_template(config: &TrainConfig, folder: &Path) -> Result<Option<Template>, TrainError> {
+    Ok(match config.template.as_deref() {
+        None => None,
+        Some("official") => Some(Template::official(config.use_system_prompt)),
+        Some("chat") => Some(Template::chat(folder)?),
+        Some(file) => Some(Template::from_file(Path::new(file))?),
+    })
 }
 
 /// The model's tokenizer, as the settings have it.
@@ -266,19 +292,35 @@ impl Corpus<'_> {
     }
 
     fn template(&self, schema: &Schema) -> Result<Template, TrainError> {
-        let official = Template::official(self.config.use_system_prompt);
-        Ok(match (self.config.template.as_deref(), schema) {
-            (Some("official"), _) | (None, Schema::Pairs { .. }) => official,
-            (Some("chat"), _) | (None, Schema::Chat) => Template::chat(&self.sources.model)?,
-            (Some(file), _) => Template::from_file(Path::new(file))?,
+        Ok(match (named_template(self.config, &self.sources.model)?, schema) {
+            (Some(template), _) => template,
+            (None, Schema::Chat) => Template::chat(&self.sources.model)?,
+            (None, _) => Template::official(self.config.use_system_prompt),
         })
     }
 }
 
-/// Refuses rows that teach nothing at all; the first token of a row is never predicted.
+/// Whether a row has a token to predict; its first one never is.
+fn predicts(dataset: &Dataset, row: usize) -> bool {
+    dataset.example(row).supervised.iter().any(|[_, end]| *end > 1)
+}
+
+/// Refuses a step all of whose rows teach nothing: its loss would be 0/0, hours after the start.
+fn check_steps(dataset: &Dataset, schedule: &mut Schedule) -> Result<(), TrainError> {
+    if (0..dataset.len()).all(|row| predicts(dataset, row)) {
+        return Ok(());
+    }
+    let total = schedule.total_steps();
+    let idle = (0..total).find(|step| {
+        let rows = schedule.step(*step);
+        !rows.micro_batches.iter().flatten().any(|row| predicts(dataset, *row as usize))
+    });
+    idle.map_or(Ok(()), |step| Err(TrainError::NoLabels { place: format!("step {}", step + 1) }))
+}
+
+/// Refuses rows that teach nothing at all.
 fn check_labels(dataset: &Dataset, what: &str) -> Result<(), TrainError> {
-    let predicts = |row| dataset.example(row).supervised.iter().any(|[_, end]| *end > 1);
-    match (0..dataset.len()).any(predicts) {
+    match (0..dataset.len()).any(|row| predicts(dataset, row)) {
         true => Ok(()),
         false => Err(TrainError::NoLabels { place: what.to_owned() }),
     }

@@ -38,6 +38,18 @@ pub fn adapter_config(config: &TrainConfig, base_model: &str) -> AdapterConfig {
     }
 }
 
+/// What the settings adapt. Every name and block number of theirs must select something, unless they were taken over
+/// from an adapter.
+pub fn adapted_space(
+    config: &TrainConfig,
+    adapter: &AdapterConfig,
+    candidates: &[adapter::Candidate],
+) -> Result<AdaptedSpace, TrainError> {
+    let selection = adapter.selection(Path::new("the settings"))?;
+    let strict = config.init_adapter.is_none();
+    Ok(AdaptedSpace::select(candidates, &adapter::Selection { strict, ..selection })?)
+}
+
 /// The same configuration for the adapter's files, where PEFT spells `all-linear` out.
 pub(crate) fn written(config: &AdapterConfig, space: &AdaptedSpace) -> AdapterConfig {
     let mut config = config.clone();

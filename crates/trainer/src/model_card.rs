@@ -26,11 +26,18 @@ pub(crate) struct Card<'a> {
 impl Card<'_> {
     /// The card as Markdown, in the form that the Hugging Face hub reads.
     pub(crate) fn text(&self) -> String {
-        let base = serde_json::Value::from(self.base_model).to_string();
-        let tag = serde_json::Value::from(format!("base_model:adapter:{}", self.base_model)).to_string();
+        // The hub knows names, not folders of the machine that trained.
+        let front = match config::hub_id(&self.config.model).is_some() {
+            true => format!(
+                "base_model: {0}\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- gpart\n\
+                 - base_model:adapter:{0}\n",
+                self.base_model
+            ),
+            false => "library_name: peft\npipeline_tag: text-generation\ntags:\n- gpart\n".to_owned(),
+        };
         let title = config::run_name(self.config);
         format!(
-            "---\nbase_model: {base}\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- gpart\n- {tag}\n---\n\n\
+            "---\n{front}---\n\n\
              {MARK}\n\n# {title}\n\n{}\n\n## Training\n\n{}\n{}\n## Settings\n\n{}\n## Use\n\n{}",
             self.introduction(),
             self.outcome(),
@@ -41,13 +48,17 @@ impl Card<'_> {
     }
 
     fn introduction(&self) -> String {
+        let data = match config::hub_id(&self.config.data).is_some() {
+            true => self.config.data.clone(),
+            false => file_name(&self.config.data),
+        };
         let TrainConfig { d, proj_seed, assignment_backend, partition_scope, grouping_strategy, .. } =
             self.config;
         format!(
             "A [GPart](https://arxiv.org/abs/2605.14841) adapter of `{}`: {d} trained numbers over {} adapted weights. \
              Partition: {assignment_backend} backend, seed {proj_seed}, scope {partition_scope}, grouping \
              {grouping_strategy}. Trained on `{}`.",
-            self.base_model, self.adapted, self.config.data
+            self.base_model, self.adapted, data
         )
     }
 
@@ -57,7 +68,8 @@ impl Card<'_> {
         if let (Some(before), Some(after)) = (summary.held_out_before, summary.held_out_after) {
             text += &format!("; held-out loss {before:.4} → {after:.4} nats a token");
         }
-        text + &format!("; ‖ΔW‖ = ‖θ‖ = {:.4}.\n", summary.theta_norm)
+        let norm = if self.config.isometric { "‖ΔW‖ = ‖θ‖" } else { "‖θ‖" };
+        text + &format!("; {norm} = {:.4}.\n", summary.theta_norm)
     }
 
     /// The training loss of some steps, and every held-out loss.
@@ -107,6 +119,12 @@ impl Card<'_> {
                 ),
             ),
             ("epochs", config.epochs.to_string()),
+            ("template", template(config)),
+            ("trained on", config.train_on.to_string()),
+            (
+                "started from",
+                config.init_adapter.as_ref().map_or("zero".to_owned(), |f| file_name(&f.to_string_lossy())),
+            ),
             ("longest row", format!("{} tokens", config.max_seq_length)),
             ("weight decay, clipping", format!("{}, {}", config.weight_decay, config.max_grad_norm)),
             ("seed", config.seed.to_string()),
@@ -131,4 +149,19 @@ impl Card<'_> {
             quoted = shlex::try_quote(self.base_model).unwrap_or_default(),
         )
     }
+}
+
+/// How rows became text, in words.
+fn template(config: &TrainConfig) -> String {
+    match &config.template {
+        None => "by the rows: official for questions with answers, the tokenizer's own for chats".to_owned(),
+        Some(name) => file_name(name),
+    }
+}
+
+/// The last part of a path: where it lies on the machine that trained is nobody's business.
+fn file_name(path: &str) -> String {
+    std::path::Path::new(path)
+        .file_name()
+        .map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
 }

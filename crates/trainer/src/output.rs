@@ -1,13 +1,17 @@
 //! The output folder: its lock, `run.json`, `metrics.jsonl`, held-out losses, checkpoints, TensorBoard events.
 
+mod decide;
+
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use checkpoint::{Rejected, State, StateRef, Store, write_atomic};
+use checkpoint::{State, StateRef, Store, write_atomic};
 use config::{Resume, TrainConfig};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+
+use decide::{Wanted, check_same_run, has_summary, state_to_resume};
 
 use crate::inputs::Fingerprints;
 use crate::tensorboard::EventFile;
@@ -196,33 +200,6 @@ impl Output {
     }
 }
 
-/// What a state must be of.
-#[derive(Clone, Copy)]
-struct Wanted<'a> {
-    identity: &'a Identity,
-    total_steps: u64,
-}
-
-/// The state to go on from: none for a new run.
-fn state_to_resume(
-    folder: &Path,
-    store: &Store,
-    wanted: Wanted<'_>,
-    observe: Observer<'_>,
-) -> Result<Option<State>, TrainError> {
-    match &wanted.identity.config.resume {
-        Resume::Never => refuse_if_taken(folder, store).map(|()| None),
-        Resume::Auto => newest_state(folder, store, wanted, observe),
-        Resume::Path(path) => {
-            match folder.join(RUN_FILE).exists() {
-                true => check_same_run(folder, wanted.identity)?,
-                false => refuse_if_taken(folder, store)?,
-            }
-            state_at(path, wanted).map(Some)
-        }
-    }
-}
-
 /// The error of a refused write to `path`.
 fn cannot_write(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
     move |source| checkpoint::CheckpointError::Write { path: path.to_owned(), source }.into()
@@ -236,6 +213,9 @@ fn settle_in(
     state: Option<&State>,
     observe: Observer<'_>,
 ) -> Result<(), TrainError> {
+    if state.is_none() {
+        forget_unsaved(folder, identity, observe)?;
+    }
     // What says whose folder it is comes first: a kill while the model loads must leave one that the same command
     // takes up again.
     if !folder.join(RUN_FILE).exists() {
@@ -258,10 +238,25 @@ fn settle_in(
     Ok(())
 }
 
-/// Whether `run.json` has the closing summary of a run.
-fn has_summary(folder: &Path) -> bool {
-    let text = std::fs::read(folder.join(RUN_FILE)).unwrap_or_default();
-    serde_json::from_slice::<Value>(&text).is_ok_and(|run| run.get("summary").is_some())
+/// Clears away what a run with other settings left before it had saved anything.
+fn forget_unsaved(folder: &Path, identity: &Identity, observe: Observer<'_>) -> Result<(), TrainError> {
+    if !folder.join(RUN_FILE).exists() || check_same_run(folder, identity).is_ok() {
+        return Ok(());
+    }
+    observe(Event::Warning(
+        "a run with other settings ended in this folder before it had saved anything; starting anew"
+            .to_owned(),
+    ));
+    for name in [METRICS_FILE, HELD_OUT_FILE, RUN_FILE] {
+        let path = folder.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot_write(&path)(error)),
+            _ => {}
+        }
+    }
+    // Event files of an unfinished beginning would draw a second curve; that they stay is no harm.
+    let _ = std::fs::remove_dir_all(folder.join("tensorboard"));
+    Ok(())
 }
 
 fn refuse_if_no_folder(folder: &Path) -> Result<(), TrainError> {
@@ -288,150 +283,6 @@ fn lock(folder: &Path) -> Result<File, TrainError> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(TrainError::OutputLocked { folder: folder.to_owned() }),
         Err(std::fs::TryLockError::Error(source)) => Err(cannot_write(&path)(source)),
-    }
-}
-
-/// Refuses a folder that holds a run, or the adapter of one.
-fn refuse_if_taken(folder: &Path, store: &Store) -> Result<(), TrainError> {
-    let is_model = folder.join("config.json").exists();
-    let files = [
-        RUN_FILE,
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        METRICS_FILE,
-        HELD_OUT_FILE,
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ];
-    let file = files.into_iter().find(|name| folder.join(name).exists());
-    let checkpoint = crate::artifacts::checkpoints(folder).pop();
-    let what = match file {
-        Some(RUN_FILE) => "a run already".to_owned(),
-        Some(name) => format!("{name} but no {RUN_FILE}: it was not made by this program"),
-        None if !store.list()?.is_empty() => "checkpoints of another run".to_owned(),
-        None if checkpoint.is_some() => "checkpoints of another program (checkpoint-N)".to_owned(),
-        None if is_model => "a model (config.json)".to_owned(),
-        None => return Ok(()),
-    };
-    Err(TrainError::OutputTaken {
-        folder: folder.to_owned(),
-        what,
-        hint:
-            "choose another folder with --output; with --resume auto the same command continues its own run"
-                .to_owned(),
-    })
-}
-
-fn newest_state(
-    folder: &Path,
-    store: &Store,
-    wanted: Wanted<'_>,
-    observe: Observer<'_>,
-) -> Result<Option<State>, TrainError> {
-    if !folder.join(RUN_FILE).exists() {
-        return refuse_if_taken(folder, store).map(|()| None);
-    }
-    check_same_run(folder, wanted.identity)?;
-    let found = store.newest()?;
-    for rejected in &found.rejected {
-        observe(Event::Warning(format!("{}; using the one before", rejected.reason)));
-    }
-    match (found.state, found.rejected.first()) {
-        (Some((path, state)), _) => {
-            check_state(&path, &state, wanted)?;
-            Ok(Some(state))
-        }
-        (None, None) => Ok(None),
-        (None, Some(_)) => Err(no_sound_checkpoint(store, &found.rejected)),
-    }
-}
-
-fn no_sound_checkpoint(store: &Store, rejected: &[Rejected]) -> TrainError {
-    TrainError::NoSoundCheckpoint {
-        folder: store.folder().to_owned(),
-        count: rejected.len(),
-        reason: rejected.first().map_or("there is none".to_owned(), |newest| newest.reason.to_string()),
-    }
-}
-
-/// The state in a file, or the newest one of a run's folder.
-fn state_at(path: &Path, wanted: Wanted<'_>) -> Result<State, TrainError> {
-    let (file, state) = if path.is_dir() {
-        let store = Store::of_run(path);
-        let found = store.newest()?;
-        found.state.ok_or_else(|| no_sound_checkpoint(&store, &found.rejected))?
-    } else {
-        (path.to_owned(), State::read(path)?)
-    };
-    check_state(&file, &state, wanted)?;
-    Ok(state)
-}
-
-fn check_same_run(folder: &Path, identity: &Identity) -> Result<(), TrainError> {
-    let path = folder.join(RUN_FILE);
-    let foreign = |reason: String| TrainError::OutputTaken {
-        folder: folder.to_owned(),
-        what: format!("a {RUN_FILE} that this version cannot read ({reason})"),
-        hint: "choose another folder with --output".to_owned(),
-    };
-    let text = std::fs::read_to_string(&path).map_err(|e| foreign(e.to_string()))?;
-    let old: Identity = serde_json::from_str(&text).map_err(|e| foreign(e.to_string()))?;
-    compare(folder, &old, identity)
-}
-
-fn check_state(path: &Path, state: &State, wanted: Wanted<'_>) -> Result<(), TrainError> {
-    let damaged = |reason: String| {
-        TrainError::from(checkpoint::CheckpointError::Damaged { path: path.to_owned(), reason })
-    };
-    let old: Identity = serde_json::from_value(state.meta.clone())
-        .map_err(|e| damaged(format!("its run settings cannot be read ({e})")))?;
-    compare(path, &old, wanted.identity)?;
-    let (d, total) = (wanted.identity.config.d, wanted.total_steps);
-    if state.theta.len() != d {
-        let found = state.theta.len();
-        return Err(damaged(format!("it holds {found} numbers where its settings say d = {d}")));
-    }
-    if state.step > total {
-        return Err(damaged(format!("it is of step {} in a run of {total} steps", state.step)));
-    }
-    match state.meta["num_tokens"].is_u64() {
-        true => Ok(()),
-        false => Err(damaged("it does not say how many tokens were seen".to_owned())),
-    }
-}
-
-/// Same settings and the same content: one run. Where a model or data file lies is of no matter if its content is
-/// the same.
-fn compare(place: &Path, old: &Identity, new: &Identity) -> Result<(), TrainError> {
-    let (a, b) = (&old.fingerprints, &new.fingerprints);
-    let mut changes = String::new();
-    for change in config::diff_identity(&old.config, &new.config) {
-        let same_content = match change.key {
-            "model" => a.model == b.model,
-            // The tokens and labels are the same, wherever rows and template lie.
-            "data" | "template" => a.data == b.data,
-            "init-adapter" => a.start == b.start,
-            _ => false,
-        };
-        if !same_content {
-            changes += &format!("\n  {}: {} → {}", change.key, change.old, change.new);
-        }
-    }
-    let (a_start, b_start) = [a, b].map(|prints| prints.start.clone().unwrap_or("zero".to_owned())).into();
-    let contents = [
-        ("model", &a.model, &b.model),
-        ("data", &a.data, &b.data),
-        ("adapter to start from", &a_start, &b_start),
-    ];
-    for (what, old, new) in contents {
-        if old != new {
-            let short = |hash: &str| hash.chars().take(8).collect::<String>();
-            changes += &format!("\n  content of the {what}: {} → {}", short(old), short(new));
-        }
-    }
-    match changes.is_empty() {
-        true => Ok(()),
-        false => Err(TrainError::SettingsChanged { folder: place.to_owned(), changes }),
     }
 }
 
