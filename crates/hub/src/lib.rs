@@ -256,9 +256,10 @@ impl Hub {
         {
             return Ok(commit);
         }
-        std::fs::create_dir_all(cache.blobs()).map_err(|e| cache_error("create", &cache.blobs(), e))?;
         let client = Client::new(&self.settings, &self.options)?;
         let listing = client.listing(repo, notify)?;
+        // Not before the hub has answered: other programs stumble over the folder of a name that does not exist.
+        std::fs::create_dir_all(cache.blobs()).map_err(|e| cache_error("create", &cache.blobs(), e))?;
         if is_commit(&repo.revision) && listing.commit != repo.revision {
             let url = format!("{}/{}", self.settings.endpoint, repo.listing_path());
             return Err(client::garbage(

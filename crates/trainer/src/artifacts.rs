@@ -77,15 +77,18 @@ fn with_eos_token(json: &[u8], eos_token: &str) -> Option<Vec<u8>> {
     serde_json::to_vec_pretty(&value).ok()
 }
 
-/// Writes the model card, unless the folder has a README.md that is somebody's own.
-pub(crate) fn write_card(folder: &Path, card: &Card<'_>) -> Result<(), TrainError> {
-    let path = folder.join("README.md");
-    let own = match std::fs::read_to_string(&path) {
+/// Whether the folder's README.md is a card of ours, or to become one; somebody's own is left alone.
+pub(crate) fn owns_card(folder: &Path) -> bool {
+    match std::fs::read_to_string(folder.join("README.md")) {
         Ok(text) => text.contains(MARK),
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    };
-    match own {
-        true => Ok(write_atomic(&path, &[card.text().as_bytes()])?),
+    }
+}
+
+/// Writes the model card, where [`owns_card`] allows it.
+pub(crate) fn write_card(folder: &Path, card: &Card<'_>) -> Result<(), TrainError> {
+    match owns_card(folder) {
+        true => Ok(write_atomic(&folder.join("README.md"), &[card.text().as_bytes()])?),
         false => Ok(()),
     }
 }

@@ -91,8 +91,11 @@ pub struct Summary {
     pub held_out_before: Option<f64>,
     /// Held-out loss now.
     pub held_out_after: Option<f64>,
-    /// L2 norm of θ, which is that of ΔW.
+    /// L2 norm of θ, which is that of ΔW where the map is an isometry.
     pub theta_norm: f64,
+    /// The folder's README.md is the run's own.
+    #[serde(skip)]
+    pub model_card: bool,
 }
 
 /// What happens during a run, in order. Only rank 0 tells.

@@ -20,6 +20,8 @@ pub(crate) struct Inputs {
     /// Names and contents, as they were at the start.
     pub tokenizer_files: Vec<(String, Vec<u8>)>,
     pub dataset: Dataset,
+    /// Longer rows were cut to this.
+    pub max_seq_length: usize,
     pub held_out: Option<Dataset>,
     pub schedule: Schedule,
     pub space: AdaptedSpace,
@@ -80,6 +82,7 @@ impl Inputs {
             tokenizer,
             tokenizer_files,
             dataset,
+            max_seq_length: config.max_seq_length,
             held_out,
             schedule,
             space,

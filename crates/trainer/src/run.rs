@@ -255,6 +255,7 @@ impl Run<'_, '_> {
             held_out_before: held_out_at(0),
             held_out_after: held_out_at(engine.step),
             theta_norm: l2_norm(&engine.theta),
+            model_card: output.is_some_and(|output| artifacts::owns_card(output.folder())),
         };
         facts["summary"] = serde_json::to_value(&summary).expect("a summary is JSON");
         let base_model = self.inputs.adapter.base_model_name_or_path.as_deref().unwrap_or_default();

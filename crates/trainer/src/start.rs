@@ -66,6 +66,17 @@ pub(crate) fn open_output(
 pub(crate) fn warn_of_long_rows(inputs: &Inputs, observe: Observer<'_>) {
     let longest =
         (0..inputs.dataset.len()).map(|row| inputs.dataset.example(row).ids.len()).max().unwrap_or(0);
+    let limit = inputs.max_seq_length;
+    let full =
+        (0..inputs.dataset.len()).filter(|row| inputs.dataset.example(*row).ids.len() == limit).count();
+    if full > 0 {
+        let rows = inputs.dataset.len();
+        let text = format!(
+            "{full} of {rows} rows have {limit} tokens, the most that --max-seq-length allows: of longer ones the \
+             beginning was cut off"
+        );
+        observe(Event::Warning(text));
+    }
     let positions = inputs.model_config.max_position_embeddings;
     if longest as i64 > positions {
         let text = format!(
