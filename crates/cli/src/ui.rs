@@ -178,8 +178,10 @@ impl Ui {
             quoted(&self.model),
             quoted(&path)
         );
-        text +=
-            &format!("  {folder}/README.md   # what was trained, and how the adapter is used in Python\n");
+        if summary.model_card {
+            let card = format!("{folder}/README.md");
+            text += &format!("  {card}   # what was trained, and how the adapter is used in Python\n");
+        }
         self.line(text.trim_end_matches('\n'));
     }
 
