@@ -15,6 +15,7 @@ mod bad_settings;
 mod files;
 mod golden_runs;
 mod harness;
+mod hub;
 mod inspect;
 mod kills;
 mod methods;
