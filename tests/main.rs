@@ -18,6 +18,7 @@ mod harness;
 mod hub;
 mod inspect;
 mod kills;
+mod merge;
 mod methods;
 mod own_data;
 mod ranks;
