@@ -12,7 +12,7 @@ use trainer::TrainError;
 
 use crate::exit::Exit;
 use crate::format::print;
-use crate::sources::Places;
+use crate::sources::{Places, note_download};
 use crate::{fail, report, terminal};
 
 /// What to merge, and where to.
@@ -71,7 +71,7 @@ pub fn merge(args: &MergeArgs) -> Exit {
 
 fn run(args: &MergeArgs) -> Result<Report, Failed> {
     let places = Places { revision: args.revision.as_deref() };
-    let (folder, _) = places.model(&args.model, Want::Everything, &mut |_, event| downloading(event))?;
+    let (folder, _) = places.model(&args.model, Want::Everything, &mut note_download)?;
     let adapter = Adapter::read(&args.adapter).map_err(TrainError::from)?;
     let config = ModelConfig::from_folder(&folder).map_err(TrainError::from)?;
     let files = CheckpointFiles::open(&folder).map_err(TrainError::from)?;
@@ -103,17 +103,6 @@ fn run(args: &MergeArgs) -> Result<Report, Failed> {
     });
     bar.finish_and_clear();
     Ok(done?)
-}
-
-/// Plain words for a download: a merge has no other lines to go between.
-fn downloading(event: hub::Event<'_>) {
-    match event {
-        hub::Event::Start { files, bytes } => {
-            report::note(&format!("downloading {files} files, {}", crate::format::bytes(bytes)));
-        }
-        hub::Event::Retry { reason, .. } => report::warning(reason),
-        _ => {}
-    }
 }
 
 fn bar(bytes: u64) -> ProgressBar {
