@@ -78,7 +78,12 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError
             ui.download(id, event);
         }
     };
-    let sources = trainer::agree(comm, sources::sources(config, &mut notify))?;
+    // One rank a host downloads, on the first host the one that shows it; the others then find everything there.
+    let mut find = || sources::sources(config, &mut notify);
+    let hosts = comm.all_gather(report::host().as_bytes());
+    let first = hosts.iter().position(|host| *host == hosts[comm.rank()]) == Some(comm.rank());
+    let found = trainer::agree(comm, if first { find().map(Some) } else { Ok(None) })?;
+    let sources = trainer::agree(comm, found.map_or_else(find, Ok))?;
     if let Some(rows) = config.show_samples {
         let shown = if comm.rank() == 0 { samples::show(config, &sources, rows) } else { Ok(()) };
         return trainer::agree(comm, shown);
