@@ -91,7 +91,11 @@ fn adapters_after_a_kill() {
         running.kill();
         let (left, newest) = (adapters(&output), states(&output).pop().unwrap_or(0));
         assert!(left.keys().all(|step| *step <= newest), "{place}: state {newest}, adapters {left:?}");
-        check_adapters(&output, &expected, &config);
+        for (step, adapter) in left.into_iter().filter(|(step, _)| step + 2 > newest) {
+            // Older ones may be on their way out.
+            assert_eq!(theta_of(&adapter), expected[step as usize - 1], "{place}: {}", adapter.display());
+            assert_eq!(read_json(&adapter.join("adapter_config.json")), config, "{place}");
+        }
         train(Ranks::Alone, &output, &[]);
         assert_eq!(adapters(&output).into_keys().collect::<Vec<_>>(), [5, 6], "{place}");
         check_adapters(&output, &expected, &config);
