@@ -278,6 +278,13 @@ impl Ui {
     }
 }
 
+impl Drop for Ui {
+    /// An error that comes next stands in a place of its own.
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 /// This program as it was called, so that a command can be copied.
 fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "gpart-dist".to_owned())
