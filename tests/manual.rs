@@ -38,9 +38,6 @@ fn every_command_has_help() {
         assert!(outcome.stderr.is_empty(), "{}", outcome.stderr);
         assert!(outcome.stdout.lines().all(|line| line.chars().count() <= 100), "{}", outcome.stdout);
         assert!(top.contains(&format!("\n  {} ", words[0])), "{} is not in\n{top}", words[0]);
-        // Each option says something.
-        let brief = alone(&[&words[..], &["-h"]].concat()).expect_code(0);
-        assert!(brief.stdout.lines().count() <= outcome.stdout.lines().count());
     }
 }
 
