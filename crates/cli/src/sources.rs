@@ -23,7 +23,9 @@ pub fn sources(
     model::ModelConfig::from_folder(&folder)?;
     let data = places.data(&config.data, notify)?;
     let eval_data = eval_data.map_or(Ok(Vec::new()), |data| places.data(&data, notify))?;
-    let (model, base_model) = places.model(&config.model, Want::Everything, notify)?;
+    // A look at samples needs no weights.
+    let want = if config.show_samples.is_some() { Want::WithoutWeights } else { Want::Everything };
+    let (model, base_model) = places.model(&config.model, want, notify)?;
     Ok(Sources { model, base_model, data, eval_data })
 }
 
