@@ -107,6 +107,16 @@ fn without_the_network_what_is_missing_is_named() {
     refused(&hub, "offline, without data", 2, &says, command);
 }
 
+#[test]
+fn a_look_at_samples_fetches_no_weights() {
+    let hub = Hub::start();
+    let mut command = hub.command(Ranks::Alone, &TYPED);
+    command.args(["--show-samples", "1"]);
+    finish(command).expect_code(0).expect_text("row 1: ");
+    let expected: Vec<&str> = FILES.into_iter().filter(|name| *name != "model.safetensors").collect();
+    assert_eq!(hub.fetched(), expected);
+}
+
 /// Runs a command that is to be refused: the exit code, one message, and nothing in its working directory.
 #[track_caller]
 fn refused(hub: &Hub, name: &str, code: i32, says: &[&str], command: Command) {
