@@ -2,9 +2,11 @@
 
 mod bad;
 mod fixture;
+mod hub;
 mod own;
 mod process;
 
+pub use self::hub::{Hub, LLAMA, METAMATH};
 pub use bad::{Case, check_bad, check_bad_of, check_message, check_on_ranks};
 pub use fixture::{DemoModel, Mount, edit_json, read_json};
 pub use own::{
@@ -55,7 +57,7 @@ pub fn program() -> PathBuf {
     program
 }
 
-/// `gpart-dist ARGS`, with an environment in which nothing of a launcher's, of OpenMP's or of ours is set.
+/// `gpart-dist ARGS`, with an environment in which nothing of a launcher's, OpenMP's, the hub's or ours is set.
 pub fn command<S: AsRef<OsStr>>(ranks: Ranks, args: &[S]) -> Command {
     let mut command = match ranks {
         Ranks::Alone => Command::new(program()),
@@ -66,7 +68,7 @@ pub fn command<S: AsRef<OsStr>>(ranks: Ranks, args: &[S]) -> Command {
         }
     };
     command.args(args).current_dir(repository());
-    const FOREIGN: [&str; 7] = ["GPART_", "OMPI_", "PMIX_", "PMI_", "OMP_", "MKL_", "SLURM_"];
+    const FOREIGN: [&str; 8] = ["GPART_", "HF_", "OMPI_", "PMIX_", "PMI_", "OMP_", "MKL_", "SLURM_"];
     for (name, _) in std::env::vars_os() {
         if FOREIGN.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(name);

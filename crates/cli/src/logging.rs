@@ -21,7 +21,9 @@ impl LogFile {
     /// Starts logging at `level` and above.
     pub fn start(level: config::LogLevel) -> Self {
         let log = Self::default();
-        let filter = tracing_subscriber::EnvFilter::new(level.to_string());
+        // The HTTP client's own lines hold the token, signed addresses and, byte for byte, what is downloaded.
+        let filter = format!("{level},ureq=off,ureq_proto=off,rustls=off");
+        let filter = tracing_subscriber::EnvFilter::new(filter);
         // A second start in one process (there is none outside tests) keeps the first.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(filter)

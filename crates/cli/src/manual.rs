@@ -37,7 +37,11 @@ struct CannotWrite {
 pub fn completions(args: &CompletionsArgs) -> Exit {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "gpart-dist", &mut script);
-    crate::format::print(String::from_utf8_lossy(&script).trim_end());
+    let script = String::from_utf8_lossy(&script);
+    // clap_complete 4.6 spells the hyphen of the program's name in two ways, and so bash would complete nothing
+    // behind a command.
+    let script = script.replace("gpart__subcmd__dist", "gpart__dist");
+    crate::format::print(script.trim_end());
     Exit::Done
 }
 

@@ -11,8 +11,8 @@ use model::{CheckpointFiles, ModelConfig};
 use trainer::TrainError;
 
 use crate::exit::Exit;
-use crate::format::{print, seconds};
-use crate::sources::Places;
+use crate::format::print;
+use crate::sources::{Places, note_download};
 use crate::{fail, report, terminal};
 
 /// What to merge, and where to.
@@ -83,7 +83,7 @@ fn run(args: &MergeArgs) -> Result<Report, Failed> {
     let model =
         args.model.as_deref().or(named).ok_or_else(|| Failed::NoModel { adapter: args.adapter.clone() })?;
     let places = Places { revision: args.revision.as_deref().or(adapter.config.revision.as_deref()) };
-    let (folder, _) = places.model(model, Want::Everything, &mut |_, event| downloading(event))?;
+    let (folder, _) = places.model(model, Want::Everything, &mut note_download)?;
     let config = ModelConfig::from_folder(&folder).map_err(TrainError::from)?;
     let files = CheckpointFiles::open(&folder).map_err(TrainError::from)?;
     let selection =
@@ -129,19 +129,6 @@ pub fn unknown_keys(folder: &Path) -> Vec<String> {
         )
     };
     Adapter::unknown_keys(folder).iter().map(warning).collect()
-}
-
-/// Plain words for a download: a merge has no other lines to go between.
-fn downloading(event: hub::Event<'_>) {
-    match event {
-        hub::Event::Start { files, bytes } => {
-            report::note(&format!("downloading {files} files, {}", crate::format::bytes(bytes)));
-        }
-        hub::Event::Retry { reason, wait } => {
-            report::warning(&format!("{reason}; trying again in {}", seconds(wait.as_secs_f64())));
-        }
-        _ => {}
-    }
 }
 
 fn bar(bytes: u64) -> ProgressBar {

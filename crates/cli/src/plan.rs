@@ -10,7 +10,7 @@ use trainer::TrainError;
 
 use crate::exit::Exit;
 use crate::format::print;
-use crate::sources::Places;
+use crate::sources::{Places, note_download};
 use crate::ui::Ui;
 use crate::{fail, host, train};
 
@@ -95,8 +95,7 @@ fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
     let ui = Ui::new(&resolved);
     resolved.warnings.iter().for_each(|warning| ui.warning(warning));
     let places = Places { revision: config.revision.as_deref() };
-    let (folder, base_model) =
-        places.model(&config.model, Want::ConfigOnly, &mut |id, event| ui.download(id, event))?;
+    let (folder, base_model) = places.model(&config.model, Want::ConfigOnly, &mut note_download)?;
     let model_config = model::ModelConfig::from_folder(&folder)?;
     let adapter = trainer::adapter_config(config, &base_model);
     let space = trainer::adapted_space(config, &adapter, &trainer::linear_modules(&model_config))?;

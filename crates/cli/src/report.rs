@@ -49,7 +49,8 @@ fn render(error: &dyn Diagnostic, place: Option<&str>) -> String {
     text
 }
 
-fn host() -> String {
+/// Name of this machine, for messages and to tell it from others.
+pub fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if name.trim().is_empty() { "an unnamed host".to_owned() } else { name.trim().to_owned() }
 }

@@ -6,6 +6,9 @@ use config::TrainConfig;
 use hub::{Hub, Want};
 use trainer::{Sources, TrainError};
 
+use crate::format::{bytes, counted};
+use crate::report;
+
 /// Where the inputs of a run lie, downloaded if need be. What can be refused without a download is refused before one.
 pub fn sources(
     config: &TrainConfig,
@@ -74,6 +77,23 @@ impl Places<'_> {
                 Ok(hub()?.dataset(&id, None, &mut notify)?)
             }
         }
+    }
+}
+
+/// Says on standard error how a download is getting on: what a command prints is its answer alone.
+pub fn note_download(id: &str, event: hub::Event<'_>) {
+    match event {
+        hub::Event::Waiting { .. } => {
+            report::note(&format!("waiting for another process that downloads {id} …"));
+        }
+        hub::Event::Start { files, bytes: size } => {
+            report::note(&format!("downloading {id}: {}, {}", counted(files as u64, "file"), bytes(size)));
+        }
+        hub::Event::File { name, index, of, done, total } if done == total => {
+            report::note(&format!("  {name} ({index} of {of})  {}", bytes(total)));
+        }
+        hub::Event::Retry { reason, .. } => report::warning(reason),
+        _ => {}
     }
 }
 

@@ -78,10 +78,12 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError
             ui.download(id, event);
         }
     };
+    // One rank a host downloads, on the first host the one that shows it; the others then find everything there.
     let mut find = || sources::sources(config, &mut notify);
-    // The first rank finds out what is missing, and downloads it; the others of its host then find it in the cache.
-    let first = trainer::agree(comm, if comm.rank() == 0 { find().map(Some) } else { Ok(None) })?;
-    let sources = trainer::agree(comm, first.map_or_else(find, Ok))?;
+    let hosts = comm.all_gather(report::host().as_bytes());
+    let first = hosts.iter().position(|host| *host == hosts[comm.rank()]) == Some(comm.rank());
+    let found = trainer::agree(comm, if first { find().map(Some) } else { Ok(None) })?;
+    let sources = trainer::agree(comm, found.map_or_else(find, Ok))?;
     if let Some(rows) = config.show_samples {
         let shown = if comm.rank() == 0 { samples::show(config, &sources, rows) } else { Ok(()) };
         return trainer::agree(comm, shown);

@@ -263,8 +263,9 @@ impl Ui {
         if state.bar.length().is_none() {
             state.bar.set_style(style("{msg} {wide_bar:.cyan/black.bright} {pos}/{len}"));
         }
-        state.bar.set_length(total);
+        // In this order: a second piece of work on the same bar must not show the first one's position.
         state.bar.set_position(done);
+        state.bar.set_length(total);
     }
 
     fn clear(&self) {
@@ -279,6 +280,13 @@ impl Ui {
 
     fn with_bar(&self, act: impl FnOnce(&ProgressBar)) {
         act(&lock(&self.state).bar);
+    }
+}
+
+impl Drop for Ui {
+    /// An error that comes next stands in a place of its own.
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

@@ -11,11 +11,19 @@ use crate::model_card::{Card, MARK};
 
 const PREFIX: &str = "checkpoint-";
 
-/// Writes the adapter of `step` into `checkpoint-STEP`.
+/// Writes the adapter of `step` into `checkpoint-STEP`, which appears whole.
 pub(crate) fn write_checkpoint(folder: &Path, step: u64, adapter: &Adapter) -> Result<(), TrainError> {
     let own = folder.join(format!("{PREFIX}{step}"));
-    std::fs::create_dir_all(&own).map_err(|source| CheckpointError::Write { path: own.clone(), source })?;
-    adapter.write(&own)?;
+    let refused = |source| CheckpointError::Write { path: own.clone(), source };
+    if own.is_dir() {
+        adapter.write(&own)?;
+    } else {
+        // One that a killed run left is taken over: its step is made again.
+        let staged = folder.join(format!(".gpart-{PREFIX}{step}.tmp"));
+        std::fs::create_dir_all(&staged).map_err(refused)?;
+        adapter.write(&staged)?;
+        std::fs::rename(&staged, &own).map_err(refused)?;
+    }
     Ok(())
 }
 

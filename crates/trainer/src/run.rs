@@ -145,8 +145,6 @@ impl Run<'_, '_> {
     fn save(&mut self) -> Result<(), TrainError> {
         let Some(output) = &self.output else { return Ok(()) };
         let engine = &self.engine;
-        // Before the state: where a state is, its adapter is too.
-        artifacts::write_checkpoint(output.folder(), engine.step, &self.adapter())?;
         let mut meta = serde_json::to_value(&self.identity).expect("settings are JSON");
         meta["num_tokens"] = engine.num_tokens.into();
         let path = output.save(StateRef {
@@ -156,9 +154,19 @@ impl Run<'_, '_> {
             exp_avg: &engine.parts.adam.exp_avg,
             exp_avg_sq: &engine.parts.adam.exp_avg_sq,
         })?;
-        artifacts::prune_checkpoints(output.folder(), engine.step, engine.parts.config.save_total_limit);
+        self.save_adapter()?;
         tracing::info!(step = engine.step, path = %path.display(), "saved");
         (self.observe)(Event::Saved { step: engine.step, path: &path });
+        Ok(())
+    }
+
+    /// Writes the adapter of the state that is on disk. After the state: no adapter is ahead of what a run goes on
+    /// from.
+    fn save_adapter(&self) -> Result<(), TrainError> {
+        let Some(output) = &self.output else { return Ok(()) };
+        let (step, keep) = (self.engine.step, self.engine.parts.config.save_total_limit);
+        artifacts::write_checkpoint(output.folder(), step, &self.adapter())?;
+        artifacts::prune_checkpoints(output.folder(), step, keep);
         Ok(())
     }
 
@@ -166,6 +174,8 @@ impl Run<'_, '_> {
     /// checkpoint and the held-out loss that was due.
     fn before_training(&mut self) -> Result<(), TrainError> {
         if self.engine.step > 0 {
+            // Nor may a state stay without its adapter.
+            agree(self.engine.parts.comm, self.save_adapter())?;
             return self.held_out_if_due();
         }
         self.held_out()?;

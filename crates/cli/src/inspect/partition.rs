@@ -1,5 +1,7 @@
 //! `inspect partition`: ids, sizes and scales, with the keys of the official test cases.
 
+use std::collections::VecDeque;
+
 use clap::{Args, ValueEnum};
 use miette::Diagnostic;
 use partition::{Assignment, Backend, PartitionError, Scope, Seed, Spec, Stateless};
@@ -37,8 +39,9 @@ enum Drawn {
     Materialized,
 }
 
-/// Ids shown at each end.
+/// Ids shown at each end of a run of weights, and at each end of a module.
 const ENDS: usize = 16;
+const MODULE_ENDS: usize = 8;
 
 /// Ids made at a time.
 const CHUNK: usize = 1 << 16;
@@ -61,7 +64,7 @@ fn stateless(args: &PartitionArgs) -> Result<Value, PartitionError> {
     let (start, len) = (args.start_offset, args.numel.unwrap_or(0));
     let end = start.checked_add(len).filter(|end| *end <= partition::MAX_INDEX);
     let end = end.ok_or(PartitionError::Range { start, len })?;
-    let mut run = Run::default();
+    let mut run = Run::new(ENDS);
     let mut buffer = vec![0u64; CHUNK];
     let mut next = start;
     while next < end {
@@ -88,7 +91,7 @@ fn layers(args: &PartitionArgs, backend: Backend) -> Result<Value, PartitionErro
     let mut next = 0;
     let mut shown = Vec::new();
     for &numel in &args.layers {
-        let (mut run, end) = (Run::default(), next + numel);
+        let (mut run, end) = (Run::new(MODULE_ENDS), next + numel);
         while next < end {
             let chunk = &mut buffer[..CHUNK.min((end - next) as usize)];
             cursor.fill(next, chunk)?;
@@ -122,21 +125,25 @@ fn sizes(
 }
 
 /// The ids of a run of weights: both ends and a hash of all.
-#[derive(Default)]
 struct Run {
+    ends: usize,
     first: Vec<u64>,
-    last: std::collections::VecDeque<u64>,
+    last: VecDeque<u64>,
     hasher: Sha256,
 }
 
 impl Run {
+    fn new(ends: usize) -> Self {
+        Self { ends, first: Vec::new(), last: VecDeque::new(), hasher: Sha256::new() }
+    }
+
     fn add<const N: usize>(&mut self, ids: impl Iterator<Item = (u64, [u8; N])>) {
         for (id, bytes) in ids {
             self.hasher.update(bytes);
-            if self.first.len() < ENDS {
+            if self.first.len() < self.ends {
                 self.first.push(id);
             }
-            if self.last.len() == ENDS {
+            if self.last.len() == self.ends {
                 self.last.pop_front();
             }
             self.last.push_back(id);
