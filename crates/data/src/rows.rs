@@ -2,6 +2,7 @@
 
 mod check;
 mod json;
+mod pages;
 mod parquet;
 
 use std::fs::File;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::contain::contain_panics;
 use crate::{Error, Result};
 pub use files::tokenizer_files;
 pub use pieces::Piece;
@@ -178,9 +179,10 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     let invalid = |problem: String| Error::TokenizerInvalid { path: path.into(), problem };
-    // The tokenizers crate panics on some files that are no JSON, half a file among them.
+    // The tokenizers crate panics on some files that are no JSON, half a file among them, and on some that are.
     serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(|error| invalid(error.to_string()))?;
-    let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| invalid(error.to_string()))?;
+    let inner = contain_panics(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(invalid)?;
+    let mut inner = inner.map_err(|error| invalid(error.to_string()))?;
     // transformers switches both off for a plain call, whatever the file says.
     inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
     inner.with_padding(None);

@@ -151,13 +151,7 @@ impl<'a> Client<'a> {
             let mut reply = self.answer(Method::GET, &url, None, repo, None)?;
             let bytes = reply.body_mut().with_config().limit(LARGEST_LISTING).read_to_vec();
             let bytes = bytes.map_err(|e| Failure::passing(self.unreachable(&url, e.to_string())))?;
-            let raw: RawListing = serde_json::from_slice(&bytes)
-                .map_err(|e| garbage(&url, format!("the list of files is not the JSON of a hub: {e}")))?;
-            if !is_commit(&raw.sha) {
-                return Err(garbage(&url, format!("'{}' is no commit", clean(&raw.sha))).into());
-            }
-            let files = raw.siblings.into_iter().map(Entry::from).collect();
-            Ok(Listing { commit: raw.sha, files })
+            Ok(Listing::parse(&bytes, &url)?)
         })
     }
 
@@ -352,6 +346,18 @@ impl<'a> Client<'a> {
 
     fn file_not_found(&self, repo: &Repo, file: &str) -> HubError {
         HubError::FileNotFound { id: repo.id.clone(), revision: repo.revision.clone(), file: file.to_owned() }
+    }
+}
+
+impl Listing {
+    /// Reads a hub's answer; `url` is only named in errors.
+    pub(crate) fn parse(answer: &[u8], url: &str) -> Result<Self, HubError> {
+        let raw: RawListing = serde_json::from_slice(answer)
+            .map_err(|e| garbage(url, format!("the list of files is not the JSON of a hub: {e}")))?;
+        if !is_commit(&raw.sha) {
+            return Err(garbage(url, format!("'{}' is no commit", clean(&raw.sha))));
+        }
+        Ok(Self { commit: raw.sha, files: raw.siblings.into_iter().map(Entry::from).collect() })
     }
 }
 

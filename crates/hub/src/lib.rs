@@ -18,6 +18,8 @@ mod client;
 mod download;
 mod environment;
 mod error;
+#[cfg(feature = "testing")]
+pub mod fuzzing;
 mod lock;
 mod name;
 mod select;

@@ -14,6 +14,8 @@
 
 mod dtype;
 mod error;
+#[cfg(feature = "testing")]
+pub mod fuzzing;
 mod layout;
 mod names;
 mod numbers;

@@ -1,6 +1,7 @@
 //! `cargo xtask`: finds or installs what the workspace needs from the system, builds, runs the demo, runs the
 //! tests. It has no dependencies, so that a machine with only Rust has it in seconds.
 
+mod fuzz;
 mod layering;
 mod setup;
 mod shell;
@@ -10,6 +11,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use shell::{Failure, Outcome};
+use tasks::Tests;
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
@@ -17,8 +19,10 @@ usage: cargo xtask <command>
   setup                    find or install the compiler, MPI, libclang and libtorch
   build [--release]        setup, then build the binary gpart-dist
   demo [-- ARGS]           setup, build, then run the main job on two ranks; ARGS go to `gpart-dist metamath`
-  test [--full]            setup, then format, dependency rules, lints, build and every test;
-                           --full also runs the tests marked #[ignore]
+  test [--full | --slow]   setup, then format, dependency rules, lints, build and every test;
+                           --full also runs the tests marked #[ignore], --slow also fuzzes each parser for a minute
+  fuzz [--seconds N] [TARGET ...]
+                           setup, then all parsers, or those named, on mutated input, 60 seconds each
   layering                 check the dependency rules of ARCHITECTURE.md from the source
   bench [PACKAGE ...]      setup, then run the benchmarks of all packages or of those named";
 
@@ -49,8 +53,13 @@ fn run(args: &[String]) -> Outcome {
         ["build"] => tasks::build(&root, false),
         ["build", "--release"] => tasks::build(&root, true),
         ["demo"] => tasks::demo(&root, extra),
-        ["test"] => tasks::test(&root, false),
-        ["test", "--full"] => tasks::test(&root, true),
+        ["test"] => tasks::test(&root, Tests::Normal),
+        ["test", "--full"] => tasks::test(&root, Tests::Full),
+        ["test", "--slow"] => tasks::test(&root, Tests::Slow),
+        ["fuzz", words @ ..] => match fuzz::Wanted::parse(words) {
+            Some(wanted) => fuzz::fuzz(&root, &wanted),
+            None => Err(Failure::usage("fuzz [--seconds N] [TARGET ...], N at least 1", USAGE)),
+        },
         ["layering"] => layering::run(&root),
         ["bench", packages @ ..] => tasks::bench(&root, packages),
         ["help" | "--help" | "-h"] => {

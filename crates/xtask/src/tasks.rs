@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::setup::{self, Machine};
 use crate::shell::{Failure, Outcome, cargo, display, output_of, run, say};
-use crate::{layering, shell};
+use crate::{fuzz, layering, shell};
 
 /// `cargo xtask build`: the binary, after set-up.
 pub fn build(root: &Path, release: bool) -> Outcome {
@@ -28,18 +28,23 @@ fn build_binary(root: &Path, machine: &Machine, release: bool) -> Outcome {
     run(&mut command)
 }
 
-/// Where cargo puts the binary; relative to the repository where it can be, because that is easier to copy.
-fn binary(root: &Path, machine: &Machine, profile: &str) -> Outcome<PathBuf> {
+/// Where cargo puts what it builds.
+pub fn target_folder(root: &Path, machine: &Machine) -> Outcome<PathBuf> {
     let metadata = cargo(root, &machine.environment)
         .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
         .output()
         .map_err(|error| Failure::new(format!("cannot start cargo: {error}")))?;
     let metadata = String::from_utf8_lossy(&metadata.stdout).into_owned();
-    let target = metadata
+    metadata
         .split_once("\"target_directory\":\"")
         .and_then(|(_, rest)| rest.split_once('"'))
         .map(|(folder, _)| PathBuf::from(folder))
-        .ok_or_else(|| Failure::new("cargo metadata does not say where the target directory is"))?;
+        .ok_or_else(|| Failure::new("cargo metadata does not say where the target directory is"))
+}
+
+/// Where cargo puts the binary; relative to the repository where it can be, because that is easier to copy.
+fn binary(root: &Path, machine: &Machine, profile: &str) -> Outcome<PathBuf> {
+    let target = target_folder(root, machine)?;
     let binary = target.join(profile).join("gpart-dist");
     Ok(binary.strip_prefix(root).map(Path::to_path_buf).unwrap_or(binary))
 }
@@ -93,16 +98,27 @@ fn free_output(root: &Path) -> PathBuf {
     candidates.find(|path| !root.join(path).exists()).unwrap_or_default()
 }
 
+/// How much is tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tests {
+    /// What a change is tested with.
+    Normal,
+    /// Those marked `#[ignore]` as well.
+    Full,
+    /// Those, and every fuzz target for a minute.
+    Slow,
+}
+
 /// `cargo xtask test`: stages in order, stopping at the first that fails, then a table of them.
-pub fn test(root: &Path, full: bool) -> Outcome {
+pub fn test(root: &Path, tests: Tests) -> Outcome {
     let machine = setup::run(root)?;
     let mut stages = Stages::default();
-    let result = test_stages(root, &machine, full, &mut stages);
+    let result = test_stages(root, &machine, tests, &mut stages);
     stages.print();
     result
 }
 
-fn test_stages(root: &Path, machine: &Machine, full: bool, stages: &mut Stages) -> Outcome {
+fn test_stages(root: &Path, machine: &Machine, tests: Tests, stages: &mut Stages) -> Outcome {
     let with = |words: &str| {
         let mut command = cargo(root, &machine.environment);
         command.args(words.split(' '));
@@ -122,16 +138,21 @@ fn test_stages(root: &Path, machine: &Machine, full: bool, stages: &mut Stages) 
         go(with("check --package cli --no-default-features"))
     })?;
     stages.run("doc tests", || go(with("test --doc --workspace")))?;
-    // Last, so that its own summary is the end of the output.
+    // Last, so that its own summary is the end of the output; fuzzing, whose findings are a matter of luck, after it.
+    let with_ignored = tests != Tests::Normal;
     stages.run("tests", || {
         if output_of(&mut with("nextest --version")).is_some() {
-            let ignored = if full { "all" } else { "default" };
+            let ignored = if with_ignored { "all" } else { "default" };
             return go(with(&format!("nextest run --workspace --no-fail-fast --run-ignored {ignored}")));
         }
         say("nextest", "not installed, using cargo test (`cargo install --locked cargo-nextest` is nicer)");
-        let ignored = if full { " -- --include-ignored" } else { "" };
+        let ignored = if with_ignored { " -- --include-ignored" } else { "" };
         go(with(&format!("test --workspace --lib --bins --tests --no-fail-fast{ignored}")))
-    })
+    })?;
+    match tests {
+        Tests::Slow => stages.run("fuzz", || fuzz::all(root, machine, fuzz::SECONDS)),
+        Tests::Normal | Tests::Full => Ok(()),
+    }
 }
 
 /// rustfmt and clippy, which a minimal Rust installation lacks.

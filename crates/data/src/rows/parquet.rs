@@ -7,8 +7,8 @@ use parquet::record::Field;
 use parquet::schema::types::Type;
 use serde_json::{Number, Value};
 
-use super::Collector;
 use super::check::{MESSAGES, RawRow, Use};
+use super::{Collector, pages};
 use crate::contain::contain_panics;
 use crate::{Error, Result};
 
@@ -34,7 +34,7 @@ fn read_groups(collector: &mut Collector, source: impl ChunkReader + 'static) ->
     let wanted = wanted_columns(collector, schema)?;
     let projection = Type::group_type_builder(schema.name()).with_fields(wanted).build();
     let projection = projection.map_err(|error| failed(collector, error))?;
-    let rows = file.get_row_iter(Some(projection)).map_err(|error| failed(collector, error))?;
+    let rows = pages::rows(file, projection).map_err(|error| failed(collector, error))?;
     for row in rows {
         if collector.is_full() {
             return Ok(());

@@ -121,7 +121,8 @@ fn end_of_raw(source: &str, at: usize) -> Option<usize> {
     let mut from = at;
     loop {
         let start = from + source[from..].find("{%")?;
-        let end = start + source[start..].find("%}")? + 2;
+        // From behind the opening mark on: in `{%}` the two would share a character.
+        let end = start + 2 + source[start + 2..].find("%}")? + 2;
         if source[start + 2..end - 2].trim_matches(['-', '+']).trim() == "endraw" {
             return Some(end);
         }
@@ -190,6 +191,8 @@ mod tests {
             "{{ ' {% generation %}",
             "{% raw %} {% generation %}",
             "{%%}{%-%}{%é%}",
+            "{% raw %}{%}{% generation %}{%-endraw+%}",
+            "{% raw %}{%}",
         ] {
             check(kept, kept);
             assert!(!rewrite(kept).unwrap().has_generation);

@@ -238,3 +238,13 @@ fn offsets_keep_white_space() {
     assert_eq!(offsets[..2], [0..1, 1..5]);
     assert!(offsets[3..].iter().all(|range| *range == (6..10)), "{offsets:?}");
 }
+
+#[test]
+fn a_file_that_makes_the_tokenizers_crate_panic_is_refused() {
+    // Found by fuzzing: JSON whose texts are not UTF-8.
+    let dir = copy_of_demo();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/regressions/tokenizer/text-not-utf8.json");
+    std::fs::copy(path, dir.path().join("tokenizer.json")).unwrap();
+    let result = Tokenizer::load(dir.path(), TokenizerOptions::default());
+    check_error(result, "input::tokenizer_invalid", "tokenizer.json");
+}

@@ -76,6 +76,14 @@ pub const MEMBERS: &[Member] = &[
     },
     Member { name: "trainer", may_use: TRAINER_USES, may_name: LIBTORCH, ..LIBRARY },
     Member { name: "cli", may_use: CLI_USES, may_name: LIBTORCH, may_print: true, ..LIBRARY },
+    Member {
+        name: "fuzz",
+        may_use: &["adapter", "checkpoint", "config", "data", "hub", "merge", "model", "partition"],
+        // For its build script alone, as in `merge`.
+        may_name: LIBTORCH,
+        may_print: true,
+        ..LIBRARY
+    },
     Member { name: "xtask", may_print: true, ..LIBRARY },
     Member { name: "e2e", may_print: true, ..LIBRARY },
 ];

@@ -188,3 +188,12 @@ fn damaged_bytes_do_not_panic() {
     }
     assert!(refused > 1000, "{refused}");
 }
+
+#[test]
+fn a_dictionary_that_claims_more_than_its_bytes_hold_is_refused() {
+    // Found by fuzzing: the decoder made room for the claimed values, 17 GB, and the process was gone.
+    let path =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/regressions/rows_parquet/huge-dictionary.parquet");
+    let bytes = std::fs::read(path).unwrap();
+    check_error(&bytes, "input::data_parquet", "a dictionary of");
+}
