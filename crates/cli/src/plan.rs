@@ -156,16 +156,16 @@ fn rows(config: &TrainConfig, args: &PlanArgs) -> Result<Option<u64>, TrainError
                 response_field: config.response_field.clone(),
                 max_samples: config.max_samples,
                 keep_fields: false,
+                any_fields: config.has_template_file(),
             };
             Some(data::read_rows(&[PathBuf::from(&config.data)], &options)?.len() as u64)
         }
     };
-    let held_out = |rows: u64| match config.validation_split {
-        Some(split) if split < 1.0 => (rows as f64 * split).round() as u64,
-        Some(split) => split as u64,
-        None => 0,
+    let train = |rows: u64| match config.validation_split {
+        Some(split) => Ok(rows - data::held_out_rows(split, rows as usize)? as u64),
+        None => Ok(rows),
     };
-    Ok(all.map(cap).map(|rows| rows.saturating_sub(held_out(rows))))
+    all.map(cap).map(train).transpose()
 }
 
 fn show(plan: &Plan, json: bool) {

@@ -108,6 +108,11 @@ impl TrainConfig {
         self.micro_batch_size.saturating_mul(self.accumulation_steps)
     }
 
+    /// A file says how rows become text.
+    pub fn has_template_file(&self) -> bool {
+        self.template.as_deref().is_some_and(|template| !["official", "chat"].contains(&template))
+    }
+
     /// Which modules `target_modules` means.
     pub fn targets(&self) -> TargetModules<'_> {
         match self.target_modules.as_slice() {

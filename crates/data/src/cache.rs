@@ -217,6 +217,11 @@ pub(crate) fn key(
             text(&mut hasher, query_field);
             text(&mut hasher, response_field);
         }
+        Schema::Fields { query_field, response_field } => {
+            hasher.update(&[2]);
+            text(&mut hasher, query_field);
+            text(&mut hasher, response_field);
+        }
     }
     for row in rows.as_slice() {
         match &row.content {
@@ -233,8 +238,10 @@ pub(crate) fn key(
                     text(&mut hasher, &serde_json::Value::from(message.other.clone()).to_string());
                 }
             }
+            // They follow.
+            Content::Fields => {}
         }
-        if template.uses_fields() {
+        if template.uses_fields() || row.content == Content::Fields {
             for (name, value) in row.fields() {
                 text(&mut hasher, name);
                 text(&mut hasher, &value.to_string());

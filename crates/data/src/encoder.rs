@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::error::Place;
 use crate::prompt::{SYSTEM_PROMPT, strip, text_of};
-use crate::template::{Form, Renderer, Text};
+use crate::template::{Form, Renderer, Text, refuse_fields};
 use crate::{Content, Error, Result, Row, Schema, Template, Tokenizer, TrainOn};
 
 /// The ids of one row.
@@ -44,6 +44,7 @@ impl Encoded {
 #[derive(Debug)]
 pub(crate) struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
+    schema: &'a Schema,
     form: EncoderForm<'a>,
     train_on: TrainOn,
     max_len: usize,
@@ -81,7 +82,7 @@ impl<'a> Encoder<'a> {
                 EncoderForm::Jinja(Box::new(Renderer::new(jinja, schema, train_on, tokenizer)?))
             }
         };
-        Ok(Self { tokenizer, form, train_on, max_len })
+        Ok(Self { tokenizer, schema, form, train_on, max_len })
     }
 
     /// The row's ids, at most `max_len` of them. `place` names the row in errors.
@@ -91,6 +92,9 @@ impl<'a> Encoder<'a> {
                 self.official(prefix, query, response)
             }
             (EncoderForm::Official { .. }, Content::Chat(_)) => return Err(Error::TemplateRows),
+            (EncoderForm::Official { .. }, Content::Fields) => {
+                return Err(refuse_fields("official", self.schema, row, place()));
+            }
             (EncoderForm::Jinja(renderer), _) => self.rendered(renderer, &renderer.render(row, place)?),
         };
         let named = |error| match error {

@@ -5,11 +5,6 @@ use std::path::PathBuf;
 /// The result of everything fallible in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-const ROW_SHAPE: &str = "each row is an object with two text fields, `query` and `response` as in MetaMathQA or \
-                         those that --query-field and --response-field name, or with `messages`, a list of \
-                         objects with `role` and `content`; a file is one JSON array of rows, one row a line, or \
-                         Parquet";
-
 /// A row of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -63,7 +58,12 @@ pub enum Error {
 
     /// The first character is neither `[` nor `{`.
     #[error("data file `{}` is neither a JSON array nor JSON lines nor Parquet: its first character is {found}", path.display())]
-    #[diagnostic(code(input::data_format), help("{ROW_SHAPE}"))]
+    #[diagnostic(
+        code(input::data_format),
+        help(
+            "a file is one JSON array of rows, one JSON row a line, or Parquet; unpack or convert others first"
+        )
+    )]
     DataFormat {
         /// The path as given.
         path: PathBuf,
@@ -73,7 +73,7 @@ pub enum Error {
 
     /// No rows in the file, or none given.
     #[error("dataset {origin} has no rows")]
-    #[diagnostic(code(input::data_empty), help("{ROW_SHAPE}"))]
+    #[diagnostic(code(input::data_empty), help("check that it is the right file, and whole"))]
     DataEmpty {
         /// The file, quoted, or a word for rows that come from no file.
         origin: String,
@@ -95,7 +95,7 @@ pub enum Error {
 
     /// The JSON text is not JSON, or a row is not an object.
     #[error("data file `{}`, row {row} (line {line}, column {column}): {problem}", path.display())]
-    #[diagnostic(code(input::data_json), help("{ROW_SHAPE}"))]
+    #[diagnostic(code(input::data_json), help("{hint}"))]
     DataJson {
         /// The path as given.
         path: PathBuf,
@@ -107,6 +107,8 @@ pub enum Error {
         column: u64,
         /// What the parser said.
         problem: String,
+        /// What to do about it.
+        hint: &'static str,
     },
 
     /// The text is not UTF-8.
@@ -126,14 +128,16 @@ pub enum Error {
 
     /// A row lacks a field, or its value is of the wrong kind.
     #[error("{place}: field `{field}` {problem}")]
-    #[diagnostic(code(input::data_field), help("{ROW_SHAPE}"))]
+    #[diagnostic(code(input::data_field), help("{hint}"))]
     DataField {
         /// The row.
         place: Place,
         /// The field's name.
         field: String,
-        /// "is missing", or what it is in place of what it should be.
-        problem: &'static str,
+        /// "is missing" and which ones there are, or what it is in place of what it should be.
+        problem: Box<str>,
+        /// What to do about it.
+        hint: Box<str>,
     },
 
     /// A message of a conversation is not one.
@@ -182,10 +186,7 @@ pub enum Error {
 
     /// A Parquet file without the columns that make up a row.
     #[error("data file `{}` has no column `{column}`: its columns are {columns}", path.display())]
-    #[diagnostic(
-        code(input::data_column),
-        help("name the columns with --query-field and --response-field, or have a column `messages`")
-    )]
+    #[diagnostic(code(input::data_column), help("{hint}"))]
     DataColumn {
         /// The path as given.
         path: PathBuf,
@@ -193,6 +194,8 @@ pub enum Error {
         column: String,
         /// Those that there are.
         columns: String,
+        /// What to do about it.
+        hint: Box<str>,
     },
 
     /// A Parquet file that cannot be decoded.
@@ -308,6 +311,22 @@ pub enum Error {
     #[error("the official template is for rows with a question and its answer, not for `messages`")]
     #[diagnostic(code(input::template_rows), help("use the tokenizer's chat template, or one of your own"))]
     TemplateRows,
+
+    /// The template is for rows with fields of certain names.
+    #[error("{place}: the {template} template needs {needs}; the row has {fields}")]
+    #[diagnostic(code(input::template_fields), help("{hint}"))]
+    TemplateFields {
+        /// The row.
+        place: Place,
+        /// "official" or "chat".
+        template: &'static str,
+        /// The fields that it writes.
+        needs: Box<str>,
+        /// The fields that there are.
+        fields: Box<str>,
+        /// What to do about it.
+        hint: Box<str>,
+    },
 
     /// A number of the user's is out of its range.
     #[error("{name} is {value}, but must be {need}")]

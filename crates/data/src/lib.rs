@@ -33,5 +33,6 @@ pub use order::{MAX_ROWS, epoch_order, randperm};
 pub use prompt::{SYSTEM_PROMPT, text_of};
 pub use rows::{Content, Message, Role, Row, RowOptions, Rows, Schema, read_rows, rows_from_bytes};
 pub use schedule::{Schedule, ScheduleOptions, StepRows};
+pub use split::held_out_rows;
 pub use template::{Template, TrainOn};
 pub use tokenizer::{Piece, Tokenizer, TokenizerOptions, tokenizer_files};

@@ -1,6 +1,7 @@
 //! Rows of training data from JSON, JSON lines and Parquet: what a row holds and where it came from.
 
 mod check;
+pub(crate) mod hint;
 mod json;
 mod pages;
 mod parquet;
@@ -28,6 +29,15 @@ pub struct RowOptions {
     /// Keep the rows' other fields for a template (see [`Template::uses_fields`](crate::Template::uses_fields)).
     /// Without it they are skipped, which saves most of a large file's memory.
     pub keep_fields: bool,
+    /// Take rows of any fields, for a template of the user's own: if the first row has neither both text fields nor
+    /// `messages`, all rows are [`Content::Fields`]. The rows' fields are kept, whatever `keep_fields` says.
+    pub any_fields: bool,
+}
+
+impl RowOptions {
+    fn keeps_fields(&self) -> bool {
+        self.keep_fields || self.any_fields
+    }
 }
 
 impl Default for RowOptions {
@@ -37,6 +47,7 @@ impl Default for RowOptions {
             response_field: "response".into(),
             max_samples: None,
             keep_fields: false,
+            any_fields: false,
         }
     }
 }
@@ -94,6 +105,8 @@ pub enum Content {
     },
     /// A conversation, of at least one message.
     Chat(Vec<Message>),
+    /// Nothing that is known without a template: the row has its [`fields`](Row::fields) alone.
+    Fields,
 }
 
 /// One row of a data file.
@@ -118,6 +131,11 @@ impl Row {
         Self::new(Content::Chat(messages))
     }
 
+    /// A row of plain fields that comes from no file.
+    pub fn of_fields(fields: Map<String, Value>) -> Self {
+        Self::new(Content::Fields).with_fields(fields)
+    }
+
     fn new(content: Content) -> Self {
         Self { content, fields: None, file: 0, number: 0 }
     }
@@ -129,7 +147,7 @@ impl Row {
     }
 
     /// The row's other fields, in the file's order; empty unless they were asked for
-    /// ([`RowOptions::keep_fields`]).
+    /// ([`RowOptions::keep_fields`]). Of [`Content::Fields`], all its fields.
     pub fn fields(&self) -> impl Iterator<Item = (&String, &Value)> {
         self.fields.iter().flat_map(|fields| fields.iter())
     }
@@ -138,6 +156,7 @@ impl Row {
         match self.content {
             Content::Pair { .. } => Kind::Pair,
             Content::Chat(_) => Kind::Chat,
+            Content::Fields => Kind::Fields,
         }
     }
 }
@@ -154,6 +173,13 @@ pub enum Schema {
     },
     /// Conversations in the field `messages`.
     Chat,
+    /// Fields of any names, for a template over them ([`RowOptions::any_fields`]).
+    Fields {
+        /// The field that would hold a question; rows may have it or not.
+        query_field: String,
+        /// The field that holds the answer, in rows that have it.
+        response_field: String,
+    },
 }
 
 /// [`Schema`] without the names.
@@ -161,6 +187,7 @@ pub enum Schema {
 enum Kind {
     Pair,
     Chat,
+    Fields,
 }
 
 /// Rows of one schema, with the files they came from.
@@ -175,7 +202,7 @@ impl Rows {
     /// Rows that come from no file; the fields of pairs are `query` and `response`.
     ///
     /// # Errors
-    /// Pairs and conversations mixed.
+    /// Pairs, conversations and rows of plain fields mixed.
     pub fn new(mut rows: Vec<Row>) -> Result<Self> {
         let kind = rows.first().map_or(Kind::Pair, Row::schema);
         let files = vec![PathBuf::from("memory")];
@@ -238,8 +265,8 @@ impl Rows {
 ///
 /// A file is a JSON array of objects, JSON lines (one object a line; empty lines are skipped), or Parquet. Its
 /// content decides which, not its name. A row has the two text fields of [`RowOptions`], or `messages`: a list of
-/// objects with a `role` (system, user, assistant or tool) and a text `content`. The first row decides which of
-/// the two all files hold. Of a repeated field the last one counts. `max_samples` keeps the first rows; what
+/// objects with a `role` (system, user, assistant or tool) and a text `content`, or, with
+/// [`any_fields`](RowOptions::any_fields), fields of any names. The first row decides which of them all files hold. Of a repeated field the last one counts. `max_samples` keeps the first rows; what
 /// follows in a JSON file is still checked to be whole JSON, so that half a file is not taken for a whole one.
 ///
 /// # Errors
@@ -364,12 +391,11 @@ impl<'a> Collector<'a> {
 }
 
 fn schema_of(kind: Kind, options: &RowOptions) -> Schema {
+    let (query_field, response_field) = (options.query_field.clone(), options.response_field.clone());
     match kind {
         Kind::Chat => Schema::Chat,
-        Kind::Pair => Schema::Pairs {
-            query_field: options.query_field.clone(),
-            response_field: options.response_field.clone(),
-        },
+        Kind::Pair => Schema::Pairs { query_field, response_field },
+        Kind::Fields => Schema::Fields { query_field, response_field },
     }
 }
 
@@ -377,6 +403,7 @@ fn describe(kind: Kind) -> &'static str {
     match kind {
         Kind::Pair => "a question and its answer",
         Kind::Chat => "`messages`",
+        Kind::Fields => "only fields of other names",
     }
 }
 

@@ -27,8 +27,11 @@ impl Rows {
     }
 }
 
-/// Rows to hold out: at least 1 and less than all.
-fn held_out_rows(split: f64, rows: usize) -> Result<usize> {
+/// The number of rows that [`Rows::split`] holds out of `rows` rows: at least 1 and less than all.
+///
+/// # Errors
+/// A `split` that is neither a share nor a whole number, or one that leaves a part without rows.
+pub fn held_out_rows(split: f64, rows: usize) -> Result<usize> {
     let is_share = split > 0.0 && split < 1.0;
     let is_count = split >= 1.0 && split.fract() == 0.0;
     if !is_share && !is_count {
@@ -61,7 +64,7 @@ mod tests {
     fn numbers(rows: &Rows) -> Vec<u32> {
         let number = |row: &Row| match &row.content {
             Content::Pair { query, .. } => query.parse().unwrap(),
-            Content::Chat(_) => unreachable!(),
+            Content::Chat(_) | Content::Fields => unreachable!(),
         };
         rows.as_slice().iter().map(number).collect()
     }
@@ -76,6 +79,7 @@ mod tests {
             assert_eq!(train.len() + held_out.len(), 20);
             assert_eq!(train.place(0).row, u64::from(numbers(&train)[0]) + 1);
         }
+        assert_eq!(held_out_rows(0.1, 395_000).unwrap(), 39_500);
         assert_ne!(numbers(&rows(20).split(5.0, 1).unwrap().1), numbers(&rows(20).split(5.0, 2).unwrap().1));
     }
 
@@ -95,6 +99,7 @@ mod tests {
             (f64::NAN, 10, "data_setting"),
         ] {
             let error = rows(n).split(split, 1).unwrap_err();
+            assert_eq!(error.to_string(), held_out_rows(split, n).unwrap_err().to_string());
             assert_eq!(error.code().unwrap().to_string(), format!("input::{code}"), "{split}: {error}");
         }
     }

@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::{Error, Result, Tokenizer};
-pub(crate) use render::{Renderer, Text};
+pub(crate) use render::{Renderer, Text, refuse_fields};
 
 /// The part of a row that has labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TrainOn {
     /// The answers, with the token that closes them. A template that has `{% generation %}` blocks says itself what
-    /// that is. In a conversation it is otherwise what follows the generation prompt in every assistant turn, in other
-    /// texts everything from the (stripped) answer to the end, white space after a closing token left out. A token
+    /// that is; rows of plain fields without the one for the answer need them. In a conversation it is otherwise what
+    /// follows the generation prompt in every assistant turn, in other texts everything from the (stripped) answer to the end, white space after a closing token left out. A token
     /// that lies partly in an answer belongs to it.
     Responses,
     /// The whole text but BOS and the official system prompt (the official choice); of a conversation everything.
@@ -101,7 +101,8 @@ impl Template {
     }
 
     /// A template of the user's own, over a row's fields: of a question and its answer the fields under their own
-    /// names as well as `query` and `response`; of a conversation `messages`, as in a chat template.
+    /// names as well as `query` and `response`; of a conversation `messages`, as in a chat template; of a row of plain
+    /// fields ([`RowOptions::any_fields`](crate::RowOptions::any_fields)) those.
     ///
     /// # Errors
     /// The file cannot be read, is not UTF-8, or does not parse.

@@ -10,6 +10,9 @@ use crate::numbers::Sums;
 /// Below this share of the update the user is told that the dtype loses it.
 const SENSIBLE_PROJECTION: f64 = 0.9;
 
+/// Above this share of the update the user is told that rounding is a good part of what was added.
+const SENSIBLE_ERROR: f64 = 0.1;
+
 /// What a merge did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
@@ -89,11 +92,12 @@ impl Kept {
         }
     }
 
-    /// One line: share kept, relative error, numbers changed.
+    /// One line: what rounding added, share kept, numbers changed.
     pub fn summary(&self) -> String {
         match (self.projection, self.relative_error) {
             (Some(projection), Some(error)) => format!(
-                "{:.2}% kept, relative error {error:.3}, {} of {} weights changed",
+                "rounding noise {:.1}% of it, {:.1}% of it kept on average, {} of {} weights changed",
+                100.0 * error,
                 100.0 * projection,
                 self.changed,
                 self.moved
@@ -125,11 +129,19 @@ impl Report {
 
     /// A warning where the dtype loses a good part of the update.
     pub(crate) fn loss_warning(kept: &Kept) -> Option<String> {
-        let projection = kept.projection.filter(|projection| *projection < SENSIBLE_PROJECTION)?;
-        Some(format!(
-            "rounding kept {:.1}% of the update: most of it is smaller than the steps of the output's dtype; \
-             --dtype float32 keeps all of it",
-            100.0 * projection
-        ))
+        let (projection, error) = (kept.projection?, kept.relative_error?);
+        if projection < SENSIBLE_PROJECTION {
+            return Some(format!(
+                "rounding kept {:.1}% of the update: most of it is smaller than the steps of the output's dtype; \
+                 --dtype float32 keeps all of it",
+                100.0 * projection
+            ));
+        }
+        (error > SENSIBLE_ERROR).then(|| {
+            format!(
+                "rounding to the output's dtype adds noise of {:.1}% of the update; --dtype float32 adds none",
+                100.0 * error
+            )
+        })
     }
 }

@@ -254,6 +254,7 @@ impl Corpus<'_> {
             response_field: config.response_field.clone(),
             max_samples,
             keep_fields,
+            any_fields: config.has_template_file(),
         };
         let has_template = config.template.as_deref().is_some_and(|template| template != "official");
         let rows = data::read_rows(paths, &options(has_template))?;

@@ -141,7 +141,16 @@ fn anything_that_matters_is_in_the_key() {
     for role in [Role::User, Role::Assistant] {
         check(&chat(role), &plain, &template("{{ messages[0].content }}"), &OPTIONS);
     }
-    assert_eq!(seen.len(), 17);
+    let plain_fields = |value: &str, response_field: &str| {
+        let json = format!(r#"{{"text":"{value}"}}"#);
+        let response_field = response_field.into();
+        let options = crate::RowOptions { any_fields: true, response_field, ..Default::default() };
+        crate::rows_from_bytes(Path::new("x"), json.into_bytes(), &options).unwrap()
+    };
+    for (value, response_field) in [("a", "response"), ("b", "response"), ("a", "b")] {
+        check(&plain_fields(value, response_field), &plain, &template("{{ text }}"), &OPTIONS);
+    }
+    assert_eq!(seen.len(), 20);
 }
 
 #[test]
@@ -252,6 +261,18 @@ fn bad_input() {
     assert_eq!(error.code().unwrap().to_string(), "input::data_empty");
     let error = build(&rows(1), &BuildOptions { max_seq_length: 0, ..OPTIONS }, None, 1).unwrap_err();
     assert_eq!(error.to_string(), "max-seq-length is 0, but must be at least 1");
+}
+
+#[test]
+fn a_template_that_does_not_fit_fails_on_the_first_row() {
+    let row = Row::of_fields([("text".to_owned(), "t".into())].into_iter().collect());
+    let rows = Rows::new(vec![row; 1000]).unwrap();
+    let error = build(&rows, &OPTIONS, None, 4).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "data file `memory`, row 1: the official template needs the fields `query`, `response`; the row has the \
+         field `text`"
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Kind, Message, Role, Row, RowOptions, describe};
+use super::{Kind, Message, Role, Row, RowOptions, describe, hint};
 use crate::Error;
 use crate::error::Place;
 
@@ -17,6 +17,40 @@ pub(super) struct RawRow {
     pub messages: Option<Value>,
     /// The other fields, where they are to be kept.
     pub other: Map<String, Value>,
+    /// The names of the others, for an error that tells what there is.
+    pub skipped: Vec<String>,
+}
+
+impl RawRow {
+    fn names(&self, options: &RowOptions) -> Vec<String> {
+        let known = [
+            (&self.query, options.query_field.as_str()),
+            (&self.response, options.response_field.as_str()),
+            (&self.messages, MESSAGES),
+        ];
+        let known = known.into_iter().filter(|(value, _)| value.is_some()).map(|(_, name)| name);
+        let others = self.other.keys().chain(&self.skipped).map(String::as_str);
+        known.chain(others).map(str::to_owned).collect()
+    }
+
+    /// Whether it can be a row of plain fields: it has some, but not both those of a question and its answer.
+    fn is_plain(&self) -> bool {
+        match (&self.query, &self.response) {
+            (Some(_), Some(_)) => false,
+            (None, None) => !self.other.is_empty(),
+            _ => true,
+        }
+    }
+
+    /// All fields but `messages`, where the others are kept.
+    fn into_fields(mut self, options: &RowOptions) -> Map<String, Value> {
+        for (name, value) in [(&options.query_field, self.query), (&options.response_field, self.response)] {
+            if let Some(value) = value {
+                self.other.insert(name.clone(), value);
+            }
+        }
+        self.other
+    }
 }
 
 /// What a field of a row is for.
@@ -36,7 +70,7 @@ impl Use {
             _ if field == options.query_field => Self::Query,
             _ if field == options.response_field => Self::Response,
             MESSAGES => Self::Messages,
-            _ if options.keep_fields => Self::Other,
+            _ if options.keeps_fields() => Self::Other,
             _ => Self::Skip,
         }
     }
@@ -45,6 +79,7 @@ impl Use {
 /// What is wrong with a row; where it is in the file is added later.
 #[derive(Debug)]
 pub(super) enum Bad {
+    Missing { field: String, names: Vec<String> },
     Field { field: String, problem: &'static str },
     Message { message: usize, problem: String },
     Role { message: usize, role: String },
@@ -54,7 +89,19 @@ pub(super) enum Bad {
 impl Bad {
     pub fn at(self, place: Place) -> Error {
         match self {
-            Self::Field { field, problem } => Error::DataField { place, field, problem },
+            Self::Missing { field, names } => {
+                let problem = format!("is missing; the row has {}", hint::fields(&names)).into();
+                let hint = match field.as_str() {
+                    MESSAGES => LIST_OF_MESSAGES.into(),
+                    // Only a text file has lines.
+                    _ => hint::guess(&names, place.line.is_some()).into(),
+                };
+                Error::DataField { place, field, problem, hint }
+            }
+            Self::Field { field, problem } => {
+                let hint = if field == MESSAGES { LIST_OF_MESSAGES } else { TEXTS };
+                Error::DataField { place, field, problem: problem.into(), hint: hint.into() }
+            }
             Self::Message { message, problem } => Error::DataMessage { place, message, problem },
             Self::Role { message, role } => Error::DataRole { place, message, role },
             Self::Mixed { found, expected } => {
@@ -64,14 +111,20 @@ impl Bad {
     }
 }
 
+const LIST_OF_MESSAGES: &str = "`messages` is a list of objects with the texts `role` and `content`";
+const TEXTS: &str =
+    "the question and the answer are texts; --query-field and --response-field name their fields";
+
 type Checked<T> = Result<T, Bad>;
 
 /// The row, if it is one of `kind`; the first row sets that.
 pub(super) fn row(raw: RawRow, options: &RowOptions, kind: &mut Option<Kind>) -> Checked<Row> {
     let has = |value: &Option<Value>| value.as_ref().is_some_and(|value| !value.is_null());
     // A null stands for a field that is not there: tables of mixed rows fill them up so.
+    let may_be_plain = options.any_fields && kind.is_none_or(|kind| kind == Kind::Fields);
     let found = match has(&raw.messages) {
         true => Some(Kind::Chat),
+        false if may_be_plain && raw.is_plain() => Some(Kind::Fields),
         false if has(&raw.query) || has(&raw.response) => Some(Kind::Pair),
         false => None,
     };
@@ -79,36 +132,37 @@ pub(super) fn row(raw: RawRow, options: &RowOptions, kind: &mut Option<Kind>) ->
     let expected = *kind.get_or_insert(found.unwrap_or(by_name));
     match found {
         Some(found) if found != expected => Err(Bad::Mixed { found, expected }),
-        _ if expected == Kind::Chat => chat(raw, options),
-        _ => pair(raw, options),
+        _ => match expected {
+            Kind::Chat => chat(raw, options),
+            Kind::Pair => pair(raw, options),
+            Kind::Fields => Ok(Row::of_fields(raw.into_fields(options))),
+        },
     }
 }
 
 fn pair(raw: RawRow, options: &RowOptions) -> Checked<Row> {
+    for (value, field) in [(&raw.query, &options.query_field), (&raw.response, &options.response_field)] {
+        if value.is_none() {
+            return Err(Bad::Missing { field: field.clone(), names: raw.names(options) });
+        }
+    }
     let query = text(raw.query, &options.query_field)?;
     let response = text(raw.response, &options.response_field)?;
     Ok(Row::pair(query, response).with_fields(raw.other))
 }
 
-fn chat(raw: RawRow, options: &RowOptions) -> Checked<Row> {
+fn chat(mut raw: RawRow, options: &RowOptions) -> Checked<Row> {
     let field = |problem| Bad::Field { field: MESSAGES.into(), problem };
-    let list = match raw.messages {
+    let list = match raw.messages.take() {
         Some(Value::Array(list)) if list.is_empty() => return Err(field("is an empty list")),
         Some(Value::Array(list)) => list,
         Some(other) => return Err(field(not_a_list(&other))),
-        None => return Err(field("is missing")),
+        None => return Err(Bad::Missing { field: MESSAGES.into(), names: raw.names(options) }),
     };
     let messages = list.into_iter().enumerate().map(|(i, value)| message(value, i + 1));
     let messages = messages.collect::<Checked<Vec<Message>>>()?;
-    let mut other = raw.other;
-    if options.keep_fields {
-        for (name, value) in [(&options.query_field, raw.query), (&options.response_field, raw.response)] {
-            if let Some(value) = value {
-                other.insert(name.clone(), value);
-            }
-        }
-    }
-    Ok(Row::chat(messages).with_fields(other))
+    let fields = if options.keeps_fields() { raw.into_fields(options) } else { raw.other };
+    Ok(Row::chat(messages).with_fields(fields))
 }
 
 fn message(value: Value, number: usize) -> Checked<Message> {
@@ -136,8 +190,7 @@ fn message(value: Value, number: usize) -> Checked<Message> {
 fn text(value: Option<Value>, field: &str) -> Checked<String> {
     let problem = match value {
         Some(Value::String(text)) => return Ok(text),
-        None => "is missing",
-        Some(Value::Null) => "is null, not a text",
+        None | Some(Value::Null) => "is null, not a text",
         Some(Value::Bool(_)) => "is a boolean, not a text",
         Some(Value::Number(_)) => "is a number, not a text",
         Some(Value::Array(_)) => "is an array, not a text",

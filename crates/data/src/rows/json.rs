@@ -90,7 +90,7 @@ impl Reading<'_, '_> {
             self.line(text).map_err(|error| match self.explain(error, before) {
                 Error::DataCut { path, row, line, column } if is_ended => {
                     let problem = "the line ends inside the row".to_owned();
-                    Error::DataJson { path, row, line, column, problem }
+                    Error::DataJson { path, row, line, column, problem, hint: WHOLE_LINES }
                 }
                 other => other,
             })?;
@@ -142,13 +142,22 @@ impl Reading<'_, '_> {
         match error.classify() {
             serde_json::error::Category::Eof => Error::DataCut { path, row, line, column },
             serde_json::error::Category::Io => Error::DataUnreadable { path, source: error.into() },
-            _ => {
+            category => {
+                let is_json = category == serde_json::error::Category::Data;
+                let hint = if is_json { OBJECTS } else { VALID_JSON };
                 let problem = text.split(" at line ").next().unwrap_or(&text).to_string();
-                Error::DataJson { path, row, line, column, problem }
+                Error::DataJson { path, row, line, column, problem, hint }
             }
         }
     }
 }
+
+const WHOLE_LINES: &str = "a file that starts with `{` has one whole row on each line; rows that span lines must be \
+                           in one array, [{…}, {…}], with nothing around it";
+const OBJECTS: &str =
+    "each row is an object with named fields, such as {\"query\": \"…\", \"response\": \"…\"}";
+const VALID_JSON: &str =
+    "the file must be valid JSON: one array of rows, or one row a line; `jq . FILE` checks it";
 
 impl<'de> DeserializeSeed<'de> for &mut Reading<'_, '_> {
     type Value = ();
@@ -197,7 +206,10 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
     type Value = RawRow;
 
     fn expecting(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let RowOptions { query_field, response_field, .. } = self.0;
+        let RowOptions { query_field, response_field, any_fields, .. } = self.0;
+        if *any_fields {
+            return out.write_str("an object");
+        }
         write!(out, "an object with `{query_field}` and `{response_field}`, or with `{MESSAGES}`")
     }
 
@@ -209,14 +221,17 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
                 Use::Response => row.response = Some(map.next_value()?),
                 Use::Messages => row.messages = Some(map.next_value()?),
                 Use::Other => drop(row.other.insert(name, map.next_value::<Value>()?)),
-                Use::Skip => drop(map.next_value::<IgnoredAny>()?),
+                Use::Skip => {
+                    map.next_value::<IgnoredAny>()?;
+                    row.skipped.push(name);
+                }
             }
         }
         Ok(row)
     }
 }
 
-/// A field's use, and its name where that is kept.
+/// A field's use, and its name where that is not known from its use.
 struct KeySeed<'o>(&'o RowOptions);
 
 impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
@@ -239,6 +254,7 @@ impl Visitor<'_> for KeySeed<'_> {
 
     fn visit_str<E: serde::de::Error>(self, name: &str) -> std::result::Result<Self::Value, E> {
         let usage = Use::of(name, self.0);
-        Ok((usage, if usage == Use::Other { name.to_owned() } else { String::new() }))
+        let is_kept = matches!(usage, Use::Other | Use::Skip);
+        Ok((usage, if is_kept { name.to_owned() } else { String::new() }))
     }
 }

@@ -8,7 +8,7 @@ use parquet::schema::types::Type;
 use serde_json::{Number, Value};
 
 use super::check::{MESSAGES, RawRow, Use};
-use super::{Collector, pages};
+use super::{Collector, hint, pages};
 use crate::contain::contain_panics;
 use crate::{Error, Result};
 
@@ -62,11 +62,13 @@ fn wanted_columns(collector: &Collector, schema: &Type) -> Result<Vec<Arc<Type>>
     let has = |name: &str| columns.iter().any(|column| column.name() == name);
     let missing = [&options.query_field, &options.response_field].into_iter().find(|name| !has(name));
     if let Some(missing) = missing
+        && !options.any_fields
         && !has(MESSAGES)
     {
-        let columns: Vec<String> = columns.iter().map(|column| format!("`{}`", column.name())).collect();
+        let names: Vec<&str> = columns.iter().map(|column| column.name()).collect();
         let (path, column) = (collector.path().into(), missing.clone());
-        return Err(Error::DataColumn { path, column, columns: columns.join(", ") });
+        let (columns, hint) = (hint::list(&names), hint::guess(&names, false).into());
+        return Err(Error::DataColumn { path, column, columns, hint });
     }
     let wanted = columns.iter().filter(|column| Use::of(column.name(), options) != Use::Skip);
     Ok(wanted.cloned().collect())

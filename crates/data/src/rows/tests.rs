@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use super::*;
 
 mod parquet_files;
+mod plain_fields;
 mod schemas;
 
 /// Reads a file, and checks that the same bytes read the same without one.

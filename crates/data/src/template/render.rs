@@ -10,6 +10,7 @@ use super::environment::{self, Compiled, NAME, line_of, problem_of};
 use super::{Jinja, TrainOn, tags};
 use crate::error::Place;
 use crate::prompt::strip;
+use crate::rows::hint;
 use crate::{Content, Error, Message, Result, Role, Row, Schema, Tokenizer};
 
 /// A rendered row.
@@ -85,6 +86,10 @@ impl<'a> Renderer<'a> {
                 one.chat(&[turn(Role::User, query), turn(Role::Assistant, response)], row)
             }
             Content::Pair { query, response } => one.pair(query, response, row),
+            Content::Fields if self.jinja.is_chat => {
+                return Err(refuse_fields("chat", self.schema, row, place()));
+            }
+            Content::Fields => one.plain(row),
         }?;
         if text.text.trim().is_empty() {
             return Err(Error::TemplateEmpty { path: self.jinja.path.clone(), place: place() });
@@ -175,29 +180,77 @@ impl At<'_, '_> {
 
     fn pair(&self, query: &str, response: &str, row: &Row) -> Result<Text> {
         let mut context = fields(row);
-        let mut with_response = |response: Value| {
-            let mut set = |name: &str, value: &Value| drop(context.insert(name.into(), value.clone()));
-            let query = Value::from(query);
-            if let Schema::Pairs { query_field, response_field } = self.renderer.schema {
-                set(query_field, &query);
-                set(response_field, &response);
+        let schema = self.renderer.schema;
+        for name in query_field(schema).into_iter().chain(["query"]) {
+            context.insert(name.into(), Value::from(query));
+        }
+        // A field of the answer that is called `query` does not hide the question.
+        let names = response_field(schema).filter(|name| *name != "query").into_iter().chain(["response"]);
+        let names: Vec<&str> = names.collect();
+        let (text, spans) = self.with_response(&mut context, &names, response)?;
+        match self.needs_no_search(text, spans) {
+            Ok(found) => Ok(found),
+            Err(text) => self.search(&mut context, &names, response, text),
+        }
+    }
+
+    /// A row of plain fields. The answer is looked for where the row has the field that holds it.
+    fn plain(&self, row: &Row) -> Result<Text> {
+        let mut context = fields(row);
+        let schema = self.renderer.schema;
+        let mut names = Vec::from_iter(response_field(schema));
+        let own = [query_field(schema), response_field(schema)];
+        let own = own.map(|name| name.and_then(|name| context.get(name)).cloned());
+        let response = own[1].as_ref().and_then(Value::as_str).map(str::to_owned);
+        for (known, value) in ["query", "response"].into_iter().zip(own) {
+            // As with questions and answers, except that a field which has that name goes first.
+            if let Some(value) = value
+                && !context.contains_key(known)
+            {
+                context.insert(known.into(), value);
+                names.extend((known == "response").then_some(known));
             }
-            set("query", &query);
-            set("response", &response);
-            self.marked(&context)
-        };
-        let (text, spans) = with_response(Value::from(response))?;
-        if self.renderer.train_on == TrainOn::All {
-            return Ok(Text { text, spans: None });
         }
-        if self.renderer.compiled.has_generation {
-            return Ok(Text { text, spans: Some(spans) });
+        let (text, spans) = self.marked(&context)?;
+        match (self.needs_no_search(text, spans), response) {
+            (Ok(found), _) => Ok(found),
+            (Err(text), Some(response)) => self.search(&mut context, &names, &response, text),
+            (Err(_), None) => Err(self.no_span(format!(
+                "it has no `generation` block, and the row no text `{}`; it has {}",
+                response_field(schema).unwrap_or("response"),
+                hint::fields(&names_of(row))
+            ))),
         }
+    }
+
+    /// The row, where what is trained on is all of its text or marked by the template; else the text again.
+    fn needs_no_search(&self, text: String, spans: Vec<Range<usize>>) -> std::result::Result<Text, String> {
+        match self.renderer.train_on {
+            TrainOn::All => Ok(Text { text, spans: None }),
+            _ if self.renderer.compiled.has_generation => Ok(Text { text, spans: Some(spans) }),
+            TrainOn::Responses => Err(text),
+        }
+    }
+
+    fn with_response(
+        &self,
+        context: &mut Context,
+        names: &[&str],
+        response: &str,
+    ) -> Result<(String, Vec<Range<usize>>)> {
+        for name in names {
+            context.insert((*name).into(), Value::from(response));
+        }
+        self.marked(context)
+    }
+
+    /// Finds the answer in `text`, by rendering it once more with marks around the answer.
+    fn search(&self, context: &mut Context, names: &[&str], response: &str, text: String) -> Result<Text> {
         // The marks go inside the white space around the answer, so that a template may trim it.
         let core = strip(response);
         let (before, after) = response.split_once(core).unwrap_or(("", ""));
         let marked = format!("{before}{}{core}{}{after}", tags::BEGIN, tags::END);
-        let (same, mut spans) = with_response(Value::from(marked))?;
+        let (same, mut spans) = self.with_response(context, names, &marked)?;
         if same != text {
             return Err(self.no_span("it changes the answer, so that its place cannot be found".into()));
         }
@@ -216,6 +269,40 @@ fn is_answer(row: &Row, i: usize) -> bool {
     match &row.content {
         Content::Chat(messages) => messages[i].role == Role::Assistant,
         Content::Pair { .. } => i == 1,
+        Content::Fields => false,
+    }
+}
+
+fn query_field(schema: &Schema) -> Option<&str> {
+    match schema {
+        Schema::Pairs { query_field, .. } | Schema::Fields { query_field, .. } => Some(query_field),
+        Schema::Chat => None,
+    }
+}
+
+fn response_field(schema: &Schema) -> Option<&str> {
+    match schema {
+        Schema::Pairs { response_field, .. } | Schema::Fields { response_field, .. } => Some(response_field),
+        Schema::Chat => None,
+    }
+}
+
+fn names_of(row: &Row) -> Vec<&str> {
+    row.fields().map(|(name, _)| name.as_str()).collect()
+}
+
+/// The error of a template that writes a question and its answer, of a row of plain fields.
+pub(crate) fn refuse_fields(template: &'static str, schema: &Schema, row: &Row, place: Place) -> Error {
+    let query = query_field(schema).unwrap_or("query");
+    let response = response_field(schema).unwrap_or("response");
+    let or_messages = if template == "chat" { ", or `messages`" } else { "" };
+    let names = names_of(row);
+    Error::TemplateFields {
+        place,
+        template,
+        needs: format!("the fields {}{or_messages}", hint::list(&[query, response])).into(),
+        fields: hint::fields(&names).into(),
+        hint: hint::guess(&names, false).into(),
     }
 }
 

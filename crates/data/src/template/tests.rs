@@ -159,6 +159,90 @@ fn fields_of_a_row_are_at_hand() {
     );
 }
 
+fn plain_rows(json: &Value, options: crate::RowOptions) -> Rows {
+    let options = crate::RowOptions { any_fields: true, ..options };
+    crate::rows_from_bytes(Path::new("rows.json"), json.to_string().into_bytes(), &options).unwrap()
+}
+
+#[test]
+fn plain_fields_are_offered_as_they_are() {
+    let alpaca = json!({"instruction": "a", "input": "", "output": "c", "n": [1]});
+    let rows = plain_rows(&alpaca, Default::default());
+    let source = "{{ instruction }}{% if input %}+{{ input }}{% endif %}={{ output }}{{ n }}";
+    assert_eq!(render(&rows, &text(source), TrainOn::All).unwrap(), ("a=c[1]".to_owned(), None));
+    let marked = text("{{ instruction }}={% generation %}{{ output }}{% endgeneration %}.");
+    let learnt = render(&rows, &marked, TrainOn::Responses).unwrap();
+    assert_eq!(learnt, ("a=c.".to_owned(), Some(vec!["c".to_owned()])));
+    assert_eq!(render(&rows, &marked, TrainOn::All).unwrap(), ("a=c.".to_owned(), None));
+    let unmarked = render(&rows, &text(source), TrainOn::Responses);
+    check_error(unmarked, "template_span", "no text `response`; it has the fields `instruction`, `input`");
+    check_error(render(&rows, &text("{{ query }}"), TrainOn::All), "template_failed", "undefined value");
+    // BOS and EOS, as for a question and its answer.
+    let tokenizer = chat_tokenizer();
+    let dataset = build(&rows, &tokenizer, &text("{{ output }}"), TrainOn::All).unwrap();
+    let c = tokenizer.encode("c").unwrap()[0];
+    assert_eq!((dataset.example(0).ids, dataset.example(0).supervised), (&[0, c, 1][..], &[[1, 3]][..]));
+}
+
+#[test]
+fn plain_fields_with_an_answer_need_no_marks() {
+    let named = crate::RowOptions { response_field: "output".into(), ..Default::default() };
+    for (row, options, source) in [
+        (
+            json!({"instruction": "a", "response": "c"}),
+            Default::default(),
+            "{{ instruction }}={{ response }}",
+        ),
+        (json!({"instruction": "a", "output": "c"}), named.clone(), "{{ instruction }}={{ output }}"),
+        (json!({"instruction": "a", "output": "c"}), named.clone(), "{{ instruction }}={{ response }}"),
+        // The row's own `response` is what it says.
+        (json!({"response": "a", "output": "c"}), named, "{{ response }}={{ output }}"),
+    ] {
+        let rows = plain_rows(&row, options);
+        let learnt = render(&rows, &text(source), TrainOn::Responses).unwrap();
+        assert_eq!(learnt, ("a=c".to_owned(), Some(vec!["c".to_owned()])), "{row}");
+    }
+    let number = plain_rows(&json!({"response": 3}), Default::default());
+    check_error(render(&number, &text("{{ response }}"), TrainOn::Responses), "template_span", "no text");
+    assert_eq!(render(&number, &text("{{ response }}"), TrainOn::All).unwrap().0, "3");
+}
+
+#[test]
+fn plain_fields_are_not_for_official_and_chat_templates() {
+    let rows = plain_rows(&json!({"instruction": "a", "output": "c"}), Default::default());
+    let source = json!({"chat_template": "{{ messages[0].content }}"}).to_string();
+    let chat = Template::chat_from_json(Path::new("c"), source.as_bytes()).unwrap().unwrap();
+    for (template, needs) in [
+        (
+            Template::official(false),
+            "the official template needs the fields `query`, `response`; the row has the",
+        ),
+        (
+            chat,
+            "the chat template needs the fields `query`, `response`, or `messages`; the row has the fields `ins",
+        ),
+    ] {
+        let error = build(&rows, &chat_tokenizer(), &template, TrainOn::All).unwrap_err();
+        assert!(
+            error.help().unwrap().to_string().contains("--query-field instruction --response-field output")
+        );
+        check_error::<()>(Err(error), "template_fields", &format!("rows.json`, row 1: {needs}"));
+    }
+}
+
+#[test]
+fn swapped_names_do_not_swap_the_texts() {
+    let options = crate::RowOptions {
+        query_field: "response".into(),
+        response_field: "query".into(),
+        ..Default::default()
+    };
+    let json = br#"{"response":"question","query":"answer"}"#;
+    let rows = crate::rows_from_bytes(Path::new("rows.json"), json.to_vec(), &options).unwrap();
+    let learnt = render(&rows, &text("{{ query }}={{ response }}"), TrainOn::Responses).unwrap();
+    assert_eq!(learnt, ("question=answer".to_owned(), Some(vec!["answer".to_owned()])));
+}
+
 #[test]
 fn bos_and_eos_are_added_where_the_text_lacks_them() {
     let tokenizer = chat_tokenizer();

@@ -213,7 +213,7 @@ fn the_report_says_what_rounding_kept() {
     assert_eq!(report.by_kind[0].kept.numbers, 2 * 8 * 8);
     let rows = report.rows();
     assert!(
-        rows.iter().any(|(label, value)| label.trim() == "q_proj" && value.contains("% kept")),
+        rows.iter().any(|(label, value)| label.trim() == "q_proj" && value.contains("% of it kept")),
         "{rows:?}"
     );
     let json = serde_json::to_value(&report).unwrap();

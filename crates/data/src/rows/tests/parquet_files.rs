@@ -108,6 +108,30 @@ fn conversations() {
 }
 
 #[test]
+fn plain_fields() {
+    let bytes = file(
+        "message m { required binary instruction (UTF8); optional binary output (UTF8); }",
+        &[Column::Text(vec!["a", "b"], None, None), Column::Text(vec!["c"], Some(vec![1, 0]), None)],
+        1,
+        Compression::SNAPPY,
+    );
+    let rows = read_with(&bytes, &RowOptions { any_fields: true, ..RowOptions::default() }).unwrap();
+    assert!(matches!(rows.schema(), Schema::Fields { .. }));
+    let row = |i: usize| -> Value {
+        rows.as_slice()[i].fields().map(|(name, value)| (name.clone(), value.clone())).collect()
+    };
+    assert_eq!(row(0), json!({"instruction": "a", "output": "c"}));
+    assert_eq!(row(1), json!({"instruction": "b", "output": null}));
+    let error = read_bytes(&bytes, None).unwrap_err();
+    assert!(
+        error.to_string().ends_with("no column `query`: its columns are `instruction`, `output`"),
+        "{error}"
+    );
+    let help = miette::Diagnostic::help(&error).unwrap().to_string();
+    assert_eq!(help, "try --query-field instruction --response-field output");
+}
+
+#[test]
 fn several_files_of_both_kinds() {
     let dir = tempfile::tempdir().unwrap();
     let [a, b] = ["a.parquet", "b.json"].map(|name| dir.path().join(name));
