@@ -91,7 +91,8 @@ impl AdaptedSpace {
                 modules.push(module);
             }
         }
-        if selection.strict {
+        // Where nothing is selected at all, that may be for the blocks and not for the names.
+        if selection.strict || (modules.is_empty() && names_any(candidates, selection)) {
             check_layers(&modules, selection, &matcher)?;
         }
         match (modules.is_empty(), &selection.targets) {
@@ -169,6 +170,12 @@ fn check_names(candidates: &[Candidate], selection: &Selection) -> Result<(), Ad
         Some(target) => Err(unknown(candidates, target)),
         None => Ok(()),
     }
+}
+
+/// Whether a target, blocks aside, means a module.
+fn names_any(candidates: &[Candidate], selection: &Selection) -> bool {
+    let Targets::Names(names) = &selection.targets else { return true };
+    names.iter().any(|target| candidates.iter().any(|c| is_called(&c.name, target)))
 }
 
 fn check_layers(
@@ -287,8 +294,14 @@ mod tests {
         let lenient =
             Selection { strict: false, layers_to_transform: vec![0, 99], ..names(&["q_proj", "x_proj"]) };
         assert_eq!(AdaptedSpace::select(&candidates(), &lenient).unwrap().modules().len(), 1);
-        let nothing = Selection { strict: false, ..names(&["x_proj"]) };
-        assert!(AdaptedSpace::select(&candidates(), &nothing).is_err());
+        let error = |selection: Selection| {
+            AdaptedSpace::select(&candidates(), &Selection { strict: false, ..selection }).unwrap_err()
+        };
+        assert!(matches!(error(names(&["x_proj"])), AdapterError::UnknownModule { .. }));
+        let layers = Selection { layers_to_transform: vec![99], ..names(&["q_proj", "x_proj"]) };
+        assert!(matches!(error(layers), AdapterError::UnknownLayer { layer: 99 }));
+        let neither = Selection { layers_to_transform: vec![99], ..names(&["x_proj"]) };
+        assert!(matches!(error(neither), AdapterError::UnknownModule { .. }));
     }
 
     #[test]
