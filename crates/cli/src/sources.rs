@@ -6,7 +6,7 @@ use config::TrainConfig;
 use hub::{Hub, Want};
 use trainer::{Sources, TrainError};
 
-use crate::format::{bytes, counted};
+use crate::format::{bytes, counted, seconds};
 use crate::report;
 
 /// Where the inputs of a run lie, downloaded if need be. What can be refused without a download is refused before one.
@@ -92,7 +92,9 @@ pub fn note_download(id: &str, event: hub::Event<'_>) {
         hub::Event::File { name, index, of, done, total } if done == total => {
             report::note(&format!("  {name} ({index} of {of})  {}", bytes(total)));
         }
-        hub::Event::Retry { reason, .. } => report::warning(reason),
+        hub::Event::Retry { reason, wait } => {
+            report::warning(&format!("{reason}; trying again in {}", seconds(wait.as_secs_f64())));
+        }
         _ => {}
     }
 }
