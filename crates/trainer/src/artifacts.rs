@@ -16,11 +16,14 @@ pub(crate) fn write_checkpoint(folder: &Path, step: u64, adapter: &Adapter) -> R
     let own = folder.join(format!("{PREFIX}{step}"));
     let refused = |source| CheckpointError::Write { path: own.clone(), source };
     if own.is_dir() {
+        checkpoint::remove_leftovers(&own);
         adapter.write(&own)?;
     } else {
         // One that a killed run left is taken over: its step is made again.
         let staged = folder.join(format!(".gpart-{PREFIX}{step}.tmp"));
         std::fs::create_dir_all(&staged).map_err(refused)?;
+        // What a killed writer left in it would keep the folder from ever being removed.
+        checkpoint::remove_leftovers(&staged);
         adapter.write(&staged)?;
         std::fs::rename(&staged, &own).map_err(refused)?;
     }
