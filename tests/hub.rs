@@ -65,8 +65,8 @@ fn two_ranks_need_no_more_than_a_name() {
         format!("downloading {LLAMA}: "),
         format!("downloading {METAMATH}: 1 file, 428.4 kB"),
         "  MetaMathQA-395K.json (1 of 1)  428.4 kB".to_owned(),
-        "  config.json (1 of 1)  716 bytes".to_owned(),
-        "  model.safetensors (4 of 4)  3.5 MB".to_owned(),
+        "  config.json (1 of 4)  716 bytes".to_owned(),
+        "  model.safetensors (1 of 1)  3.5 MB".to_owned(),
     ] {
         assert!(lines.contains(&line), "no {line:?} in\n{lines}");
     }
@@ -117,6 +117,24 @@ fn a_look_at_samples_fetches_no_weights() {
     assert_eq!(hub.fetched(), expected);
 }
 
+/// What is wrong with the settings shows before the weights are fetched.
+#[test]
+fn no_weights_for_a_run_that_is_refused() {
+    let cases: [(&[&str], &str); 3] = [
+        (&["--d", "393217"], "393217"),
+        (&["--target-modules", "c_attn"], "c_attn"),
+        (&["--data", "/no/such.json"], "/no/such.json"),
+    ];
+    for (flags, says) in cases {
+        let hub = Hub::start();
+        let mut command =
+            training(&hub, Ranks::Alone, "some/model", &hub.folder.path().join("directory/out"));
+        command.args(flags);
+        refused(&hub, says, 2, &[says], command);
+        assert!(!hub.fetched().contains(&"model.safetensors".to_owned()), "{flags:?}");
+    }
+}
+
 /// Runs a command that is to be refused: the exit code, one message, and nothing in its working directory.
 #[track_caller]
 fn refused(hub: &Hub, name: &str, code: i32, says: &[&str], command: Command) {
@@ -143,7 +161,8 @@ fn a_download_that_breaks_goes_on_where_it_stopped() {
         let ranges: Vec<Option<String>> =
             hub.server.requests_for("GET", &weights).into_iter().map(|request| request.range).collect();
         assert_eq!(ranges, [None, Some("bytes=1500000-".to_owned())], "{ranks:?}");
-        let warnings: Vec<&str> = said.stderr.lines().filter(|line| line.starts_with("warning:")).collect();
+        let warnings: Vec<&str> =
+            said.stderr.lines().filter(|line| line.starts_with("warning: the download")).collect();
         assert_eq!(warnings.len(), 1, "{ranks:?}: {}", said.stderr);
         for part in ["model.safetensors broke after 1500000", &length.to_string(), "trying again in"] {
             assert!(warnings[0].contains(part), "{}", warnings[0]);
@@ -284,9 +303,12 @@ fn failures_of_the_hub() {
             says: &["some/model", "../../evil.safetensors", "not a plain path"],
             spoil: |hub, _| {
                 let index = r#"{"weight_map": {"lm_head.weight": "../../evil.safetensors"}}"#;
-                let config = std::fs::read(repository().join("configs/demo/model/config.json")).unwrap();
-                let files: [(&str, &[u8]); 2] =
-                    [("config.json", &config), ("model.safetensors.index.json", index.as_bytes())];
+                let names = ["config.json", "tokenizer.json", "tokenizer_config.json"];
+                let model = repository().join("configs/demo/model");
+                let contents = names.map(|name| std::fs::read(model.join(name)).unwrap());
+                let mut files: Vec<(&str, &[u8])> =
+                    names.into_iter().zip(contents.iter().map(Vec::as_slice)).collect();
+                files.push(("model.safetensors.index.json", index.as_bytes()));
                 hub.server.put_model("some/model", &files);
             },
         },

@@ -178,12 +178,8 @@ fn the_model_card_says_what_was_trained() {
     let card = std::fs::read_to_string(output.join("README.md")).unwrap();
 
     let yaml = front_matter(&card);
-    for (key, value) in [
-        ("base_model", "\"configs/demo/model\""),
-        ("library_name", "peft"),
-        ("pipeline_tag", "text-generation"),
-        ("tags", ""),
-    ] {
+    assert!(!yaml.contains_key("base_model"), "the hub knows no folder of this machine: {card}");
+    for (key, value) in [("library_name", "peft"), ("pipeline_tag", "text-generation"), ("tags", "")] {
         assert_eq!(yaml.get(key), Some(&value), "{card}");
     }
 
@@ -232,9 +228,6 @@ fn the_model_card_of_a_strange_name() {
     let output = folder.path().join("output");
     train(Ranks::Alone, &output, &["--max-steps", "1", "--model", model.to_str().unwrap()]);
     let card = std::fs::read_to_string(output.join("README.md")).unwrap();
-    // A JSON string is a YAML string.
-    let named: String = serde_json::from_str(front_matter(&card)["base_model"]).unwrap();
-    assert_eq!(Path::new(&named), model);
     let line = card.lines().find(|line| line.starts_with("gpart-dist merge")).unwrap();
     let words =
         std::process::Command::new("sh").args(["-c", &format!("printf '%s\\n' {line}")]).output().unwrap();
