@@ -105,6 +105,7 @@ fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
     Ok(Facts {
         model: plan::Model {
             stored_bytes: stored_bytes(&folder),
+            tokenizer_bytes: tokenizer_bytes(&folder),
             ..trainer::model_facts(&model_config, &space)
         },
         data: Data {
@@ -142,6 +143,13 @@ fn launched_ranks() -> Option<u64> {
 /// Bytes of the weights' files, where the folder has them.
 fn stored_bytes(folder: &Path) -> Option<u64> {
     model::CheckpointFiles::open(folder).ok().map(|files| files.total_bytes())
+}
+
+/// Bytes of the tokenizer's files, where the folder has them.
+fn tokenizer_bytes(folder: &Path) -> Option<u64> {
+    let files = data::tokenizer_files(folder);
+    let bytes = |path: &PathBuf| path.metadata().map_or(0, |file| file.len());
+    folder.join("tokenizer.json").exists().then(|| files.iter().map(bytes).sum())
 }
 
 /// Rows of training data: as said, or counted in the file, or known.

@@ -17,6 +17,8 @@ pub struct Disk {
     pub adapter: u64,
     /// Adapters in the folder at the end.
     pub adapters: u64,
+    /// The tokenizer's files, which are copied into the folder; an upper bound where they are not known.
+    pub tokenizer: u64,
     /// Metrics, events and logs, for the whole run; none where its length is not known.
     pub records: Option<u64>,
     /// The token cache, in the cache folder and not in `total`; none where rows or lengths are not
@@ -34,7 +36,9 @@ const STATE_HEADER_BYTES: u64 = 1600;
 const ADAPTER_HEADER_BYTES: u64 = 1024;
 /// A line of `metrics.jsonl` (270 bytes), of the log (470) and a TensorBoard event (170).
 const RECORD_BYTES: u64 = 910;
-/// `run.json` and what else has one size.
+/// Of a tokenizer that is not there yet. Vocabularies of 128,000 to 256,000 tokens come in 7 to 22 MB.
+const LARGE_TOKENIZER_BYTES: u64 = 24 << 20;
+/// `run.json`, the model card and what else has one size.
 const FIXED_BYTES: u64 = 8192;
 
 impl Disk {
@@ -52,6 +56,7 @@ impl Disk {
         let adapter = product([training.d, 4]).saturating_add(ADAPTER_HEADER_BYTES);
         let beside = if training.checkpoint_adapters { checkpoints_kept } else { 0 };
         let adapters = beside.saturating_add(1);
+        let tokenizer = facts.model.tokenizer_bytes.unwrap_or(LARGE_TOKENIZER_BYTES);
         let records = steps.total.map(|total| product([total, RECORD_BYTES]));
         let token_cache = match (facts.data.rows, facts.data.mean()) {
             (Some(rows), (mean, false)) => Some((rows as f64 * (mean * 4.0 + 12.0)) as u64),
@@ -61,9 +66,10 @@ impl Disk {
             product([checkpoint, checkpoints_kept.saturating_add(u64::from(saves > checkpoints_kept))]),
             product([adapter, adapters]),
             records.unwrap_or(0),
+            tokenizer,
             FIXED_BYTES,
         ]);
         let free = facts.host.free_disk;
-        Self { checkpoint, checkpoints_kept, adapter, adapters, records, token_cache, total, free }
+        Self { checkpoint, checkpoints_kept, adapter, adapters, tokenizer, records, token_cache, total, free }
     }
 }

@@ -47,6 +47,8 @@ pub struct Model {
     pub blocks: Vec<BlockRun>,
     /// Bytes of the checkpoint's weight files, where they are known.
     pub stored_bytes: Option<u64>,
+    /// Bytes of the tokenizer's files, where they are known.
+    pub tokenizer_bytes: Option<u64>,
 }
 
 /// Neighbouring blocks that are alike.

@@ -169,6 +169,7 @@ fn disk(plan: &Plan) -> Section {
     let kept = grouped(disk.checkpoints_kept);
     section.row("checkpoint", format!("{}, {kept} kept", bytes(disk.checkpoint)));
     section.row("adapter", format!("{}, {} in all", bytes(disk.adapter), grouped(disk.adapters)));
+    section.row("tokenizer's files", bytes(disk.tokenizer));
     if let Some(records) = disk.records {
         section.row("metrics, events and log", bytes(records));
     }

@@ -36,11 +36,11 @@ fn any_model() -> impl Strategy<Value = Model> {
     let run = (any_count(), any::<bool>(), proptest::collection::vec(any_linear(), 0..8))
         .prop_map(|(repeat, windowed, linears)| BlockRun { repeat, windowed, linears });
     let counts = proptest::array::uniform6(any_count());
-    let options = proptest::array::uniform3(proptest::option::of(any_count()));
+    let options = proptest::array::uniform4(proptest::option::of(any_count()));
     (counts, options, any::<bool>(), proptest::collection::vec(run, 0..5)).prop_map(
         |(counts, options, tied, blocks)| {
             let [vocab, hidden, intermediate, heads, kv_heads, head_dim] = counts;
-            let [max_positions, sliding_window, stored_bytes] = options;
+            let [max_positions, sliding_window, stored_bytes, tokenizer_bytes] = options;
             Model {
                 vocab,
                 hidden,
@@ -53,6 +53,7 @@ fn any_model() -> impl Strategy<Value = Model> {
                 sliding_window,
                 blocks,
                 stored_bytes,
+                tokenizer_bytes,
             }
         },
     )

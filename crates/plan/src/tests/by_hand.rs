@@ -192,12 +192,13 @@ fn messages_and_disk_by_hand() {
     let disk = &plan.disk;
     assert_eq!((disk.checkpoint, disk.checkpoints_kept), (12 * 12 + 1600, 1));
     assert_eq!((disk.adapter, disk.adapters, disk.records), (48 + 1024, 1, Some(14 * 910)));
-    assert_eq!(disk.total, 1744 + 1072 + 14 * 910 + 8192);
+    assert_eq!(disk.total, 1744 + 1072 + 14 * 910 + 8192 + (24 << 20));
     facts.training =
         Training { save_steps: 2, checkpoint_adapters: true, checkpoint_bytes: Some(999), ..facts.training };
+    facts.model.tokenizer_bytes = Some(555);
     let disk = super::plan(&facts).disk;
     assert_eq!((disk.checkpoints_kept, disk.adapters), (2, 3));
-    assert_eq!(disk.total, 3 * 999 + 3 * 1072 + 14 * 910 + 8192);
+    assert_eq!(disk.total, 3 * 999 + 3 * 1072 + 14 * 910 + 8192 + 555);
 }
 
 #[test]
