@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Case, DemoModel, Ranks, chat_row, chat_rows, check_bad_of, check_message, command, demo_rows, edit_json,
-    parquet, scratch, snapshot, write_lines, write_pairs, write_template,
+    Case, DemoModel, Ranks, Running, chat_row, chat_rows, check_bad_of, check_message, command, demo_rows,
+    edit_json, own_training, parquet, scratch, snapshot, write_lines, write_pairs, write_template,
 };
 
 /// Checks each case alone.
@@ -286,7 +286,7 @@ fn conversations() {
         Case {
             name: "nobody answers",
             setup: |folder| chat(folder, PLAIN, &[chat_row(&[("user", "a")]), chat_row(&[("user", "b")])]),
-            says: &["no row of the data", "to predict", "--show-samples"],
+            says: &["no row of the data", "to learn", "--show-samples"],
         },
         Case {
             name: "nobody answers in what is held out",
@@ -296,7 +296,7 @@ fn conversations() {
                 write_lines(&path, &[chat_row(&[("user", "a")])]);
                 [flags, flag("--eval-data", &path)].concat()
             },
-            says: &["no row of the held-out data", "to predict"],
+            says: &["no row of the held-out data", "to learn"],
         },
     ]);
 }
@@ -449,4 +449,27 @@ fn without_model_or_data() {
             assert!(snapshot(folder.path()).is_empty(), "{args:?}");
         }
     }
+}
+
+/// A step all of whose rows teach nothing would divide by zero in the middle of a run: it is found at the start.
+#[test]
+fn a_step_without_a_label() {
+    let folder = scratch();
+    let mut conversations = chat_rows(&demo_rows("train.json", 8));
+    conversations.insert(5, chat_row(&[("user", "nobody answers")]));
+    let mut settings = chat(folder.path(), PLAIN, &conversations);
+    settings.extend(flags(["--no-shuffle", "--micro-batch-size", "1", "--epochs", "1"]));
+    let with = |more: &[&'static str]| -> Vec<String> {
+        settings.iter().cloned().chain(more.iter().map(|flag| (*flag).to_owned())).collect()
+    };
+    let train = |name: &str, ranks, more: &[&'static str]| {
+        let flags = with(more);
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        Running::start(own_training(ranks, &folder.path().join(name), &flags)).finish()
+    };
+    let alone = train("out", Ranks::Mpi(2), &["--accumulation-steps", "1", "--max-steps", "9"]);
+    check_message("a step without a label", &alone, 2, &["step 6", "--accumulation-steps"]);
+    assert!(!folder.path().join("out").exists());
+    let together = train("fine", Ranks::Alone, &["--accumulation-steps", "3", "--max-steps", "3"]);
+    together.expect_code(0).expect_text("1 of 9 rows");
 }

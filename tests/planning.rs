@@ -42,7 +42,16 @@ fn a_run_comes_out_as_planned() {
         &[],
         &["--max-steps", "none", "--max-samples", "13", "--epochs", "1.5"],
         &["--max-steps", "none", "--max-samples", "23", "--validation-split", "0.2", "--epochs", "1"],
-        &["--max-steps", "2", "--target-modules", "all-linear", "--layers-to-transform", "1,3", "--d", "512"],
+        &[
+            "--max-steps",
+            "2",
+            "--target-modules",
+            "q_proj,up_proj,down_proj",
+            "--layers-to-transform",
+            "1,3",
+            "--d",
+            "512",
+        ],
     ];
     for (number, flags) in cases.iter().enumerate() {
         let output = folder.path().join(number.to_string());

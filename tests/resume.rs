@@ -75,8 +75,9 @@ fn with_newest_spoilt(spoil: impl Fn(&mut Vec<u8>)) {
     std::fs::write(&newest, bytes).unwrap();
     let outcome = train(Ranks::Alone, &output, &[]);
     let name = newest.file_name().unwrap().to_str().unwrap();
-    let warning = outcome.stderr.lines().find(|line| line.starts_with("warning:")).unwrap_or_default();
-    assert!(warning.contains(name) && warning.contains("one before"), "{}", outcome.stderr);
+    let warned =
+        |line: &str| line.starts_with("warning:") && line.contains(name) && line.contains("one before");
+    assert!(outcome.stderr.lines().any(warned), "{}", outcome.stderr);
     assert!(outcome.stdout.contains("resumed after step 5"), "{}", outcome.stdout);
     assert_eq!(thetas(&output), expected);
     train(Ranks::Alone, &output, &[]).expect_text("this run was complete");
@@ -328,4 +329,34 @@ fn steps_without_a_checkpoint_are_made_again() {
     running.kill();
     train(Ranks::Alone, &output, &flags).expect_text("no checkpoint was written yet");
     assert_eq!(thetas(&output).len(), 30);
+}
+
+/// A run that ended before it had saved anything has nothing to lose: other settings begin anew in its folder, on any
+/// number of ranks, and nothing of it is left.
+#[test]
+fn a_run_that_saved_nothing_gives_way() {
+    let folder = scratch();
+    let (output, fresh) = (folder.path().join("output"), folder.path().join("fresh"));
+    let flags = ["--save-steps", "1000", "--max-steps", "6"];
+    let other = [&flags[..], &["--lr", "1e-3"]].concat();
+    killed_after(2, &output, &["--save-steps", "1000", "--max-steps", "300"]);
+    train(Ranks::Mpi(2), &output, &other).expect_text("before it had saved anything; starting anew");
+    train(Ranks::Alone, &fresh, &other);
+    assert_eq!(thetas(&output), thetas(&fresh));
+    assert_eq!(read_json(&output.join("run.json"))["config"]["learning-rate"], 1e-3);
+    // Now there is something: the first settings are refused.
+    check_refused(Ranks::Alone, &output, &flags, &["learning-rate", "--output"]);
+}
+
+/// The folders of other programs that write checkpoint-N are not ours to go on in.
+#[test]
+fn checkpoints_of_another_program_are_left_alone() {
+    for name in ["checkpoint-2/optimizer.pt", "checkpoint-40/adapter_config.json", "tokenizer.json"] {
+        let folder = scratch();
+        let output = folder.path().join("output");
+        std::fs::create_dir_all(output.join(name).parent().unwrap()).unwrap();
+        std::fs::write(output.join(name), "theirs").unwrap();
+        let says = name.split('/').next().unwrap().split('-').next().unwrap();
+        check_refused(Ranks::Alone, &output, &[], &[says, "--output"]);
+    }
 }

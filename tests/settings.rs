@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Outcome, Ranks, Running, alone, check_message, command, own_training, read_json, refused, scratch,
-    snapshot, thetas, train, train_own,
+    Outcome, Ranks, Running, alone, check_message, command, read_json, refused, scratch, snapshot, thetas,
+    train, train_own, training,
 };
 
 /// `config ARGS --json`: values and origins by key.
@@ -235,10 +235,12 @@ fn a_run_with_the_official_preset() {
 fn the_start_says_which_partition_it_is() {
     let said = |ranks: Ranks, folder: &Path, flags: &[&str]| {
         let flags = [&["--max-steps", "1"], flags].concat();
-        let outcome =
-            Running::start(own_training(ranks, &folder.join("output"), &flags)).finish().expect_code(0);
+        let outcome = Running::start(training(ranks, &folder.join("output"), &flags)).finish().expect_code(0);
         outcome.stdout.matches("--preset official").count()
     };
+    // With rows of one's own there is no official way.
+    let own = train_own(Ranks::Alone, &scratch().path().join("output"), &["--max-steps", "1"]);
+    assert!(own.stdout.contains("partition stateless, seed 42") && !own.stdout.contains("--preset official"));
     for (flags, times) in [
         (&[][..], 1),
         (&["--assignment-backend", "stateless"], 0),

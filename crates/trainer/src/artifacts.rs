@@ -24,8 +24,14 @@ pub(crate) fn write_checkpoint(folder: &Path, step: u64, adapter: &Adapter) -> R
         std::fs::create_dir_all(&staged).map_err(refused)?;
         // What a killed writer left in it would keep the folder from ever being removed.
         checkpoint::remove_leftovers(&staged);
-        adapter.write(&staged)?;
-        std::fs::rename(&staged, &own).map_err(refused)?;
+        let placed = adapter
+            .write(&staged)
+            .map_err(TrainError::from)
+            .and_then(|_| std::fs::rename(&staged, &own).map_err(|source| refused(source).into()));
+        if placed.is_err() {
+            let _ = std::fs::remove_dir_all(&staged);
+        }
+        placed?;
     }
     Ok(())
 }

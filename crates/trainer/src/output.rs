@@ -240,7 +240,7 @@ fn settle_in(
 
 /// Clears away what a run with other settings left before it had saved anything.
 fn forget_unsaved(folder: &Path, identity: &Identity, observe: Observer<'_>) -> Result<(), TrainError> {
-    if !folder.join(RUN_FILE).exists() || check_same_run(folder, identity).is_ok() {
+    if !matches!(check_same_run(folder, identity), Err(TrainError::SettingsChanged { .. })) {
         return Ok(());
     }
     observe(Event::Warning(

@@ -92,11 +92,10 @@ fn newest_state(
     if !folder.join(RUN_FILE).exists() {
         return refuse_if_taken(folder, store).map(|()| None);
     }
-    if let Err(error) = check_same_run(folder, wanted.identity) {
-        return match has_saved(folder, store)? {
-            true => Err(error),
-            false => Ok(None),
-        };
+    match check_same_run(folder, wanted.identity) {
+        // Nothing is lost: it is begun anew.
+        Err(TrainError::SettingsChanged { .. }) if !has_saved(folder, store)? => return Ok(None),
+        verdict => verdict?,
     }
     let found = store.newest()?;
     for rejected in &found.rejected {
