@@ -32,7 +32,7 @@ fn alone() {
         Case {
             name: "an expression that matches nothing",
             setup: |_| flags(["--target-modules", "regex:.*x_proj"]),
-            says: &["'regex:.*x_proj'", "no linear module", "gate_proj"],
+            says: &["'regex:.*x_proj'", "no linear module", "model.layers.0"],
         },
         Case {
             name: "an expression that matches only a part",
