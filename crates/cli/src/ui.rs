@@ -173,9 +173,8 @@ impl Ui {
             text += &format!("  tensorboard --logdir {events}   # pip install tensorboard\n");
         }
         text += &format!(
-            "  {} merge --model {} --adapter {} --output MERGED   # a plain checkpoint, for transformers and vLLM\n",
+            "  {} merge --adapter {} --output MERGED   # for transformers and vLLM\n",
             quoted(&program()),
-            quoted(&self.model),
             quoted(&path)
         );
         if summary.model_card {
