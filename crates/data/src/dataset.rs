@@ -42,6 +42,10 @@ pub struct Dataset {
     fingerprint: blake3::Hash,
 }
 
+/// The stack of a thread, of which no more is taken than is used. A template within its fuel can put lists into lists
+/// some hundred thousand deep, and letting go of them takes as many nested calls.
+const STACK_BYTES: usize = 64 << 20;
+
 /// Rows that one task tokenizes: enough to hide its cost, few enough for a smooth progress.
 const CHUNK_ROWS: usize = 128;
 
@@ -144,6 +148,7 @@ fn tokenize(
 ) -> Result<Owned> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
+        .stack_size(STACK_BYTES)
         .thread_name(|i| format!("tokenize-{i}"))
         .build()
         .map_err(|source| Error::Threads { threads, source })?;

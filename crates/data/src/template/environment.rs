@@ -12,8 +12,9 @@ use crate::{Error, Result};
 /// The engine's name of the one template in it.
 pub(super) const NAME: &str = "template";
 
-/// A guard against templates that never end: about a second's work, where a row takes well under a millisecond.
-const FUEL: u64 = 50_000_000;
+/// A guard against templates that never end or that double a text on and on: instructions, and every 64 bytes that a
+/// template makes (so 128 MiB at most). Two thousand messages of two kilobytes are within it.
+const FUEL: u64 = 1 << 21;
 
 /// A template that parsed.
 #[derive(Debug)]

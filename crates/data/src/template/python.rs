@@ -8,6 +8,10 @@ use minijinja::{Error, ErrorKind, Value};
 /// Deeper than JSON files can be; a guard for what a template builds itself.
 const MAX_DEPTH: usize = 200;
 
+/// Bytes of a printed value. A list that holds itself-made lists twice, and so on, is small until it is printed, and
+/// printing costs no fuel.
+const MAX_LENGTH: usize = 1 << 24;
+
 /// Python's `str(value)`.
 pub(super) fn text(value: &Value) -> Result<String, Error> {
     if let Some(text) = value.as_str() {
@@ -20,7 +24,7 @@ pub(super) fn text(value: &Value) -> Result<String, Error> {
 
 /// Python's `repr(value)`.
 fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
-    check_depth(depth)?;
+    check(depth, out)?;
     match value.kind() {
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
@@ -99,7 +103,7 @@ struct Json {
 
 impl Json {
     fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
-        check_depth(depth)?;
+        check(depth, &self.out)?;
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
@@ -177,8 +181,12 @@ impl Json {
     }
 }
 
-fn check_depth(depth: usize) -> Result<(), Error> {
-    if depth > MAX_DEPTH { Err(invalid("a value is nested too deeply to be printed")) } else { Ok(()) }
+fn check(depth: usize, out: &str) -> Result<(), Error> {
+    match () {
+        () if depth > MAX_DEPTH => Err(invalid("a value is nested too deeply to be printed")),
+        () if out.len() > MAX_LENGTH => Err(invalid("a value is too long to be printed")),
+        () => Ok(()),
+    }
 }
 
 fn invalid(problem: impl Into<std::borrow::Cow<'static, str>>) -> Error {

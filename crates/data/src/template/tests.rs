@@ -327,3 +327,48 @@ proptest::proptest! {
         proptest::prop_assert_eq!(spans.unwrap(), [format!("{}<|im_end|>", &answer[start..])]);
     }
 }
+
+/// Found by looking at what fuzzing might find: each took gigabytes, minutes, or the whole stack.
+#[test]
+fn templates_that_grow_without_end_are_stopped() {
+    let grow = |step: &str, times: &str, end: &str| {
+        format!(
+            "{{% set n = namespace(x=['abcdefgh']) %}}{{% for i in range(99999) %}}{{% for j in range({times}) %}}\
+             {{% set n.x = {step} %}}{{% endfor %}}{{% endfor %}}{end}"
+        )
+    };
+    let once =
+        |step: &str, end: &str| grow(step, "40", &format!("{end}{{{{ response }}}}")).replace("99999", "1");
+    let rows = Rows::new(vec![Row::pair("q", "r")]).unwrap();
+    for (source, problem) in [
+        (once("[n.x[0] ~ n.x[0]]", ""), "fuel"),
+        (once("[n.x, n.x]", "{{ n.x }}"), "too long to be printed"),
+        (once("[n.x, n.x]", "{{ n.x | tojson }}"), "too long to be printed"),
+        ("{{ '%03000000000d' | format(1) }}".to_owned(), "fuel"),
+        // A list in a list in a list, which goes as deep when it is given up.
+        (grow("[n.x]", "999", ""), "fuel"),
+    ] {
+        check_error(
+            build(&rows, &chat_tokenizer(), &text(&source), TrainOn::All),
+            "template_failed",
+            problem,
+        );
+    }
+}
+
+/// What the guards against such templates must let through.
+#[test]
+fn long_conversations_are_rendered() {
+    let content = "four words a line\n".repeat(100);
+    let turn = |i| {
+        let role = if i % 2 == 0 { "user" } else { "assistant" };
+        json!({"role": role, "content": content})
+    };
+    let messages: Value = (0..2000).map(turn).collect();
+    let rows = chat_rows(&messages, &json!({}));
+    for name in ["chatml", "headers", "inst", "turns"] {
+        let template = Template::from_file(&Path::new(FOLDER).join(format!("{name}.jinja"))).unwrap();
+        let (text, _) = render(&rows, &template, TrainOn::All).unwrap();
+        assert!(text.len() > 2000 * 100, "{name}: {} bytes", text.len());
+    }
+}
