@@ -192,7 +192,8 @@ mod tests {
         for package in ["model", "trainer", "eval", "merge", "cli", "fuzz"] {
             check_dependencies(package, tch, &[]);
         }
-        let expect = "Cargo.toml:2: `projection` depends on tch; only model, eval, merge, trainer, cli, fuzz may";
+        let expect =
+            "Cargo.toml:2: `projection` depends on tch; only model, eval, merge, trainer, cli, fuzz may";
         check_dependencies("projection", tch, &[expect]);
     }
 
