@@ -93,10 +93,14 @@ fn render(template: &Template) -> bool {
         for train_on in [TrainOn::All, TrainOn::Responses] {
             let options = BuildOptions { max_seq_length: 64, train_on };
             match Dataset::build(rows, &TOKENIZER, template, &options, None, &|_, _| {}, 1) {
-                Err(error) => drop(refused(&error)),
                 Ok(dataset) => {
                     any = true;
                     check(&dataset);
+                }
+                Err(error) => {
+                    refused(&error);
+                    // To find the answers it would begin with the same text, and some fail only after a second.
+                    break;
                 }
             }
         }

@@ -31,7 +31,7 @@ const COVERAGE: [&str; 6] = [
 /// An input that takes longer counts as a hang. Parsers take micro- and milliseconds; the rest is for a busy machine.
 const LONGEST_INPUT_SECONDS: u64 = 10;
 
-/// Resident memory of a fuzzer, in MB. The allocator of `crates/fuzz` refuses Rust code more than 1 GiB before.
+/// Resident memory of a fuzzer, in MB. The allocator of `crates/fuzz` has limits of its own, which are reached before.
 const MOST_MEMORY_MB: u64 = 2560;
 
 /// What was asked for on the command line.
@@ -204,8 +204,10 @@ impl Fuzzer<'_> {
         let log = findings.join("log.txt");
         let out = File::create(&log).map_err(while_doing("create", &log))?;
         let err = out.try_clone().map_err(while_doing("open", &log))?;
+        let current = self.scratch.join(format!("{target}.current"));
         let mut command = Command::new(self.binary);
-        command.current_dir(self.root).env("TMPDIR", self.scratch).arg(target);
+        command.current_dir(self.root).arg(target);
+        command.env("TMPDIR", self.scratch).env("FUZZ_CURRENT", &current);
         command.envs(self.machine.environment.iter().map(|(name, value)| (name, value)));
         command.arg(format!("-max_total_time={}", self.seconds));
         command.arg(format!("-timeout={LONGEST_INPUT_SECONDS}"));
@@ -225,8 +227,22 @@ impl Fuzzer<'_> {
             .status()
             .map_err(|error| Failure::new(format!("cannot start `{}`: {error}", display(&command))))?;
         let said = fs::read(&log).map_err(while_doing("read", &log))?;
-        Ok(Report::new(target, &String::from_utf8_lossy(&said), status.success(), &log))
+        let mut report = Report::new(target, &String::from_utf8_lossy(&said), status.success(), &log);
+        if let Some(finding) = report.finding.as_mut().filter(|finding| finding.input.is_none()) {
+            finding.input = last_input(&current, &findings.join("last-input"))?;
+        }
+        Ok(report)
     }
+}
+
+/// Where libFuzzer could not keep the input, the fuzzer's own copy of it (see `crates/fuzz/src/main.rs`), under `name`.
+fn last_input(current: &Path, name: &Path) -> Outcome<Option<PathBuf>> {
+    let kept = fs::read(current).unwrap_or_default();
+    let Some((length, bytes)) = kept.split_first_chunk() else { return Ok(None) };
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok();
+    let Some(input) = length.and_then(|length| bytes.get(..length)) else { return Ok(None) };
+    fs::write(name, input).map_err(while_doing("write", name))?;
+    Ok(Some(name.to_owned()))
 }
 
 #[cfg(test)]

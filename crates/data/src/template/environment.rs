@@ -13,8 +13,8 @@ use crate::{Error, Result};
 pub(super) const NAME: &str = "template";
 
 /// A guard against templates that never end or that double a text on and on: instructions, and every 64 bytes that a
-/// template makes (so 256 MiB at most). A conversation of a hundred messages takes some tens of thousands.
-const FUEL: u64 = 1 << 22;
+/// template makes (so 128 MiB at most). Two thousand messages of two kilobytes are within it.
+const FUEL: u64 = 1 << 21;
 
 /// A template that parsed.
 #[derive(Debug)]

@@ -439,3 +439,20 @@ fn templates_that_grow_without_end_are_stopped() {
         );
     }
 }
+
+/// What the guards against such templates must let through.
+#[test]
+fn long_conversations_are_rendered() {
+    let content = "four words a line\n".repeat(100);
+    let turn = |i| {
+        let role = if i % 2 == 0 { "user" } else { "assistant" };
+        json!({"role": role, "content": content})
+    };
+    let messages: Value = (0..2000).map(turn).collect();
+    let rows = chat_rows(&messages, &json!({}));
+    for name in ["chatml", "headers", "inst", "turns"] {
+        let template = Template::from_file(&Path::new(FOLDER).join(format!("{name}.jinja"))).unwrap();
+        let (text, _) = render(&rows, &template, TrainOn::All).unwrap();
+        assert!(text.len() > 2000 * 100, "{name}: {} bytes", text.len());
+    }
+}
