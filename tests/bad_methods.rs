@@ -37,7 +37,7 @@ fn alone() {
         Case {
             name: "an expression that matches only a part",
             setup: |_| flags(["--target-modules", "regex:q_proj"]),
-            says: &["'q_proj'", "no linear module"],
+            says: &["'regex:q_proj'", "no linear module"],
         },
         Case {
             name: "an expression that never ends",
