@@ -228,3 +228,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_name_of_any_length_is_refused_at_once() {
+    let name = "d".repeat(8 << 20);
+    let started = std::time::Instant::now();
+    let error = refusal(Written { file: Some(&format!("{name} = 1")), ..Written::default() });
+    assert!(error.starts_with("[input::unknown_setting]"), "{}", &error[..100]);
+    // Compared with all known names letter by letter, it takes more than a minute.
+    assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
+}
