@@ -107,8 +107,12 @@ pub(crate) fn section_of(key: &Key) -> &'static str {
 /// The name of a key, its own or an alias, that differs from `name` by a few letters only.
 pub(crate) fn nearest(name: &str) -> Option<&'static str> {
     let name = canonical(name);
-    let limit = (name.chars().count() / 4).clamp(1, 4);
-    let distances = keys().flat_map(Key::names).map(|known| (edit_distance(&name, known), known));
+    let length = name.chars().count();
+    let limit = (length / 4).clamp(1, 4);
+    // The distance takes time and memory with the product of both lengths, and a damaged file may have any name.
+    let candidates =
+        keys().flat_map(Key::names).filter(|known| known.chars().count().abs_diff(length) <= limit);
+    let distances = candidates.map(|known| (edit_distance(&name, known), known));
     distances
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)

@@ -100,7 +100,7 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer has no token for a part of the text and no unknown token either.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(failed)?;
+        let encoding = contained(|| self.inner.encode_fast(text, false))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -110,7 +110,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
-        let encoding = self.inner.encode(text, false).map_err(failed)?;
+        let encoding = contained(|| self.inner.encode(text, false))?;
         let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
         Ok((encoding.get_ids().to_vec(), offsets))
     }
@@ -120,7 +120,7 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer's decoder refuses the tokens.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(failed)
+        contained(|| self.inner.decode(ids, skip_special))
     }
 
     /// The id put before every example, where the tokenizer has one.
@@ -162,8 +162,10 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-fn failed(error: tokenizers::Error) -> Error {
-    Error::TokenizerFailed { problem: error.to_string() }
+/// What the tokenizers crate says, or what it panics with, as some normalizers make it do.
+fn contained<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let failed = |problem| Error::TokenizerFailed { problem };
+    contain_panics(run).map_err(failed)?.map_err(|error| failed(error.to_string()))
 }
 
 /// The file's bytes, or `None` where there is no such file.

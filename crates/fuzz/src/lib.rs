@@ -8,11 +8,10 @@
 //! from a server leaves its folder, no range leaves its file.
 //!
 //! **Why libFuzzer.** Of the three ways there were, a mutation loop of our own is blind without coverage, and a parser is
-//! mostly its branches; `bolero` has libFuzzer as its engine too, but its `cargo bolero` is one more tool to install
-//! and takes a nightly toolchain for its sanitizers. Coverage itself needs neither nightly nor `cargo fuzz`: the pass
-//! is part of stable rustc's LLVM, and what libFuzzer needs is a C++ compiler, which set-up finds anyway. The flags
-//! go to every crate, those of others as well: with ours alone instrumented, the way into Parquet, TOML and templates
-//! is dark.
+//! mostly its branches; `bolero` drives libFuzzer as well, through one more tool to install. `cargo fuzz` would be
+//! another one, and it is not needed: the pass that counts is part of stable rustc's LLVM, and what libFuzzer needs is a
+//! C++ compiler, which set-up finds anyway. The flags go to every crate, those of others as well: with ours alone
+//! instrumented, the way into Parquet, TOML and templates is dark.
 
 mod adapters;
 mod checkpoints;

@@ -151,7 +151,7 @@ fn build(root: &Path, machine: &Machine, folder: &Path) -> Outcome<PathBuf> {
     command.args(["build", "--package", "fuzz", "--features", "libfuzzer", "--bin", "fuzz"]);
     // With a target named, build scripts and macros are left as they are.
     command.args(["--target", host]).arg("--target-dir").arg(&build);
-    // Linked and never run: most of the build's time, if it were optimised.
+    // Linked and never run, and large: not worth the time to optimise it.
     for package in ["tch", "torch-sys"] {
         command.args(["--config", &format!("profile.dev.package.{package}.opt-level=0")]);
     }

@@ -228,3 +228,10 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_name_of_any_length_is_refused_at_once() {
+    let name = "d".repeat(8 << 20);
+    let error = refusal(Written { file: Some(&format!("{name} = 1")), ..Written::default() });
+    assert!(error.starts_with("[input::unknown_setting]"), "{}", &error[..100]);
+}

@@ -248,3 +248,16 @@ fn a_file_that_makes_the_tokenizers_crate_panic_is_refused() {
     let result = Tokenizer::load(dir.path(), TokenizerOptions::default());
     check_error(result, "input::tokenizer_invalid", "tokenizer.json");
 }
+
+#[test]
+fn a_file_that_makes_the_tokenizers_crate_panic_on_a_text_is_an_error() {
+    // Found by fuzzing: a replacement that matches where there is nothing, after which the normalizer loses count.
+    let dir = copy_of_demo();
+    std::fs::write(dir.path().join("tokenizer_config.json"), "{}").unwrap();
+    let path =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/regressions/tokenizer/normalizer-out-of-bounds.json");
+    std::fs::copy(path, dir.path().join("tokenizer.json")).unwrap();
+    let tokenizer = Tokenizer::load(dir.path(), TokenizerOptions::default()).unwrap();
+    let encoded = tokenizer.encode("Hello");
+    check_error(encoded.map(|_| tokenizer), "input::tokenizer_failed", "out of bounds");
+}
