@@ -291,7 +291,6 @@ mod tests {
     }
 
     #[test]
-<<<<<<< HEAD
     fn files_may_name_more_than_there_is() {
         let lenient =
             Selection { strict: false, layers_to_transform: vec![0, 99], ..names(&["q_proj", "x_proj"]) };
@@ -304,7 +303,9 @@ mod tests {
         assert!(matches!(error(layers), AdapterError::UnknownLayer { layer: 99 }));
         let neither = Selection { layers_to_transform: vec![99], ..names(&["x_proj"]) };
         assert!(matches!(error(neither), AdapterError::UnknownModule { .. }));
-=======
+    }
+
+    #[test]
     fn a_long_list_of_layers_takes_no_longer_than_its_modules() {
         let modules = (0..300).map(|block| format!("m.layers.{block}.q_proj"));
         let modules: Vec<_> = modules.map(|name| Candidate { name, shape: [2, 2], bias: false }).collect();
@@ -312,7 +313,6 @@ mod tests {
         let space =
             AdaptedSpace::select(&modules, &Selection { layers_to_transform: layers, ..names(&["q_proj"]) });
         assert_eq!(space.unwrap().modules().len(), 300);
->>>>>>> w-fuzz
     }
 
     #[test]
