@@ -29,7 +29,7 @@ const EVERYWHERE: [Case; 9] = [
     flags!("--dp-replicate", "7" => "dp-replicate 7", "= 7 is not the"),
 ];
 
-const ALONE: [Case; 37] = [
+const ALONE: [Case; 35] = [
     flags!("--d", "99999999999" => "99999999999"),
     flags!("--d", "many" => "many", "whole number"),
     flags!("--d", "-3" => "-3"),
@@ -57,8 +57,6 @@ const ALONE: [Case; 37] = [
     flags!("--save-steps", "0" => "save-steps"),
     flags!("--eval-steps", "5" => "eval-steps 5", "--eval-data"),
     flags!("--threads", "0" => "threads"),
-    flags!("--dp-shard", "2" => "dp-shard 2", "dp-replicate"),
-    flags!("--pp", "2" => "pp 2"),
     flags!("--device", "cuda" => "cuda", "cpu"),
     flags!("--comm", "nccl" => "nccl", "mpi"),
     flags!("--dtype", "int8" => "int8", "float32"),

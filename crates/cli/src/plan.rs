@@ -100,8 +100,6 @@ fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
     let adapter = trainer::adapter_config(config, &base_model);
     let space = trainer::adapted_space(config, &adapter, &trainer::linear_modules(&model_config))?;
     let ranks = args.ranks.or_else(launched_ranks).unwrap_or(1);
-    let (dp_shard, pp) = (config.dp_shard, config.pp);
-    let dp_replicate = config.dp_replicate.unwrap_or(ranks as usize / (dp_shard * pp).max(1));
     Ok(Facts {
         model: plan::Model {
             stored_bytes: stored_bytes(&folder),
@@ -118,7 +116,7 @@ fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
         ranks: Ranks {
             total: ranks,
             on_host: args.ranks_per_host.unwrap_or(ranks).min(ranks),
-            mesh: mesh::Degrees { dp_replicate, dp_shard, pp },
+            mesh: trainer::degrees(config, ranks as usize),
         },
         host: Host {
             available_memory: args.host_memory.map(|gib| (gib * GIB) as u64).or_else(host::available_memory),

@@ -49,6 +49,19 @@ fn render(error: &dyn Diagnostic, place: Option<&str>) -> String {
     text
 }
 
+/// Says that a rank is gone, on the lowest rank of its host that is left.
+pub fn lost_rank(lost: &comm::LostRank) {
+    if lost.first_left {
+        let comm::LostRank { rank, host, pid, waiting_in, .. } = lost;
+        let text = format!(
+            "error: rank {rank} on {host} (process {pid}) is gone while others wait for it ({waiting_in})\n\
+             hint: look for its last words above and in logs/rank-{rank:03}.log; the system's log (dmesg) says if it \
+             was killed for memory. The same command goes on from the last checkpoint\n"
+        );
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+}
+
 /// Name of this machine, for messages and to tell it from others.
 pub fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

@@ -39,7 +39,7 @@ pub fn refuse_command_line(error: &clap::Error) -> Exit {
 
 /// Brings the ranks up, works, and reports what went wrong, on the one rank that is to.
 fn with_ranks(work: impl FnOnce(&dyn Communicator) -> Result<(), TrainError>) -> Exit {
-    let comm = match comm::start() {
+    let comm = match comm::start(report::lost_rank) {
         Ok(comm) => comm,
         // Nobody to agree with: by its number alone, the first one speaks.
         Err(error) if comm::rank_by_launcher().unwrap_or(0) == 0 => return fail(&error),

@@ -6,18 +6,26 @@
 //! without a word is noticed by the launcher, which ends the others.
 
 mod environment;
+mod ledger;
 #[cfg(feature = "mpi")]
-mod mpi_comm;
+mod mpi;
+mod peers;
+mod pending;
+mod region;
 mod single;
 
 pub use environment::{LauncherWorld, launcher, rank_by_launcher};
+pub use ledger::{Ledger, Operation, Traffic};
+pub use peers::LostRank;
+pub use pending::Pending;
+pub use region::{Piece, Region};
 pub use single::Single;
 
 use miette::Diagnostic;
 use thiserror::Error;
 
-/// Ranks that compute together. All methods but `rank`, `size` and `backend` are collective: every rank calls them
-/// in the same order.
+/// Ranks that compute together. All methods but `rank`, `size`, `backend`, `traffic` and the two of messages are
+/// collective: every rank calls them in the same order.
 pub trait Communicator {
     /// This process, `0..size`.
     fn rank(&self) -> usize;
@@ -36,6 +44,59 @@ pub trait Communicator {
 
     /// Broadcast: every rank's `bytes` become those of `root`.
     fn broadcast(&self, root: usize, bytes: &mut Vec<u8>);
+
+    /// The communicator of those ranks that name the same `group`, numbered in the order of their numbers here. `axis`
+    /// is what its traffic is counted under.
+    fn split(&self, axis: &'static str, group: usize) -> Box<dyn Communicator>;
+
+    /// Starts an all-gather of pieces of equal length: `all` comes back with every rank's piece, by rank. `all` has
+    /// `size` times the length of `mine`, which is a multiple of [`PIECE_ALIGNMENT`].
+    fn start_all_gather(&self, mine: Piece, all: Region) -> Pending<Region>;
+
+    /// Starts sending a message. Messages between two ranks arrive in the order in which they were sent.
+    fn start_send(&self, to: usize, message: Piece) -> Pending<()>;
+
+    /// Starts receiving the next message of `from`, which has the length of `into`.
+    fn start_receive(&self, from: usize, into: Region) -> Pending<Region>;
+
+    /// What this rank said since the start, on this communicator and on all of the same start.
+    fn traffic(&self) -> Vec<Traffic>;
+}
+
+/// Length of the pieces of a region-wide all-gather, in bytes, divides by this.
+pub const PIECE_ALIGNMENT: usize = 64;
+
+/// All-to-all: sends `outgoing[r]` to each rank r and returns what each sent to this one; from rank r come
+/// `lengths[r]` bytes.
+///
+/// # Errors
+/// There is no memory for what comes.
+pub fn exchange(
+    comm: &dyn Communicator,
+    outgoing: Vec<Region>,
+    lengths: &[usize],
+) -> std::io::Result<Vec<Region>> {
+    let incoming = lengths.iter().map(|length| Region::new(*length)).collect::<Result<Vec<Region>, _>>()?;
+    let own = comm.rank();
+    let receive = |(rank, into): (usize, Region)| match rank == own {
+        true => Pending::done(into),
+        false => comm.start_receive(rank, into),
+    };
+    let coming: Vec<Pending<Region>> = incoming.into_iter().enumerate().map(receive).collect();
+    let mut kept = None;
+    let mut going = Vec::with_capacity(outgoing.len());
+    for (rank, message) in outgoing.into_iter().enumerate() {
+        match rank == own {
+            true => kept = Some(message),
+            false => going.push(comm.start_send(rank, message.into())),
+        }
+    }
+    let mut arrived: Vec<Region> = coming.into_iter().map(Pending::wait).collect();
+    going.into_iter().for_each(Pending::wait);
+    if let Some(message) = kept {
+        arrived[own] = message;
+    }
+    Ok(arrived)
 }
 
 /// Ranks that could not be brought up.
@@ -79,21 +140,29 @@ pub enum CommError {
     Init,
 }
 
+/// What to do when a rank of this host is gone while others wait for it; called at most once, before all ranks are
+/// ended. It may speak; it must not call the communicator.
+pub type OnLost = fn(&LostRank);
+
 /// Brings up the ranks.
 ///
 /// # Errors
 /// [`CommError::WrongWorld`] when launcher and MPI disagree about the number of ranks, [`CommError::Init`] when
 /// MPI does not start, [`CommError::BuiltWithoutMpi`] when it is not there.
-pub fn start() -> Result<Box<dyn Communicator>, CommError> {
+pub fn start(on_lost: OnLost) -> Result<Box<dyn Communicator>, CommError> {
     let Some(LauncherWorld { variable, size }) = launcher() else {
         return Ok(Box::new(Single));
     };
-    launched(variable, size)
+    launched(variable, size, on_lost)
 }
 
 #[cfg(feature = "mpi")]
-fn launched(variable: &'static str, size: Option<usize>) -> Result<Box<dyn Communicator>, CommError> {
-    let comm = mpi_comm::MpiComm::start()?;
+fn launched(
+    variable: &'static str,
+    size: Option<usize>,
+    on_lost: OnLost,
+) -> Result<Box<dyn Communicator>, CommError> {
+    let comm = mpi::MpiComm::start(on_lost)?;
     // A launcher that names no size still numbers its ranks: one above 0 is not alone.
     let at_least = rank_by_launcher().map_or(1, |rank| rank + 1);
     let found = comm.size();
@@ -104,7 +173,11 @@ fn launched(variable: &'static str, size: Option<usize>) -> Result<Box<dyn Commu
 }
 
 #[cfg(not(feature = "mpi"))]
-fn launched(variable: &'static str, size: Option<usize>) -> Result<Box<dyn Communicator>, CommError> {
+fn launched(
+    variable: &'static str,
+    size: Option<usize>,
+    _on_lost: OnLost,
+) -> Result<Box<dyn Communicator>, CommError> {
     match size {
         Some(1) => Ok(Box::new(Single)),
         _ => Err(CommError::BuiltWithoutMpi { variable }),

@@ -405,9 +405,13 @@ static SECTIONS: [Section; 7] = [
         keys: &[
             key("device", Kind::Choice(values_of::<Device>), "auto", "Device that computes"),
             key("comm", Kind::Choice(values_of::<Comm>), "auto", "What carries the ranks' messages"),
-            unset("dp-replicate", COUNT, "Ranks with a whole copy of the model; by default all"),
-            key("dp-shard", COUNT, "1", "Ranks that share one copy of the model; only 1 in this version"),
-            key("pp", COUNT, "1", "Pipeline stages; only 1 in this version"),
+            unset("dp-replicate", COUNT, "Copies of the model; by default 1, or all ranks that --dp-shard and --pp leave"),
+            unset(
+                "dp-shard",
+                COUNT,
+                "Ranks that share one copy's weights; by default all that --dp-replicate and --pp leave",
+            ),
+            key("pp", COUNT, "1", "Pipeline stages of contiguous blocks"),
             key("memory-check", Kind::Bool, "true", "Refuse a run that the host seems to have too little memory for"),
             key("threads", Kind::Int { min: 1, max: 1024 }, "1", "Compute threads a rank; kept on resume")
                 .identity(),

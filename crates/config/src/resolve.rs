@@ -155,7 +155,6 @@ fn settle_batch_size(merged: &mut Layer) -> Result<(), ConfigError> {
 
 /// Values with a meaning that this version cannot give them.
 fn refuse_what_is_not_built(merged: &Layer) -> Result<(), ConfigError> {
-    let replicated_only = "ranks are replicated in this version: each holds the whole model";
     let (lora, unilora) = (Value::from("lora"), Value::from("unilora"));
     let refuse = |key: &'static str, refused: &dyn Fn(&Value) -> bool, reason, hint| {
         let setting = merged.get(key).filter(|setting| refused(&setting.value));
@@ -183,16 +182,7 @@ fn refuse_what_is_not_built(merged: &Layer) -> Result<(), ConfigError> {
             "GPart's one size is --d; leave this out",
         )?;
     }
-    refuse("device", &|value| *value == "cuda", "this version computes on the CPU", "use --device cpu")?;
-    refuse("comm", &|value| *value == "nccl", "this version's ranks talk over MPI", "use --comm mpi")?;
-    let above_one = |value: &Value| value.as_i64() != Some(1);
-    refuse(
-        "dp-shard",
-        &above_one,
-        replicated_only,
-        "leave it at 1; --dp-replicate may be the number of ranks",
-    )?;
-    refuse("pp", &above_one, replicated_only, "leave it at 1; --dp-replicate may be the number of ranks")
+    refuse("device", &|value| *value == "cuda", "this version computes on the CPU", "use --device cpu")
 }
 
 fn is_given(merged: &Layer, key: &str) -> bool {
@@ -254,13 +244,13 @@ fn check_pairs(merged: &Layer) -> Result<(), ConfigError> {
     let sorted = merged.get("grouping-strategy").filter(|setting| setting.value == "signed_magnitude");
     for key in ["dp-shard", "pp"] {
         if let (Some(strategy), Some(degree)) = (sorted, merged.get(key))
-            && degree.value.as_i64() != Some(1)
+            && degree.value.as_i64().is_some_and(|degree| degree != 1)
         {
             let message = format!(
                 "grouping-strategy signed_magnitude ({}) needs every weight on every rank, but {key} is {} ({})",
                 strategy.origin, degree.typed, degree.origin
             );
-            return conflict(message, "leave dp-shard and pp at 1, or use --grouping-strategy random");
+            return conflict(message, "give --dp-shard 1 --pp 1, or use --grouping-strategy random");
         }
     }
     if let (Some(layers), Some(targets)) = (merged.get("layers-to-transform"), merged.get("target-modules")) {

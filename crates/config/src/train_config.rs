@@ -96,7 +96,7 @@ pub struct TrainConfig {
     pub comm: Comm,
     /// None: all ranks.
     pub dp_replicate: Option<usize>,
-    pub dp_shard: usize,
+    pub dp_shard: Option<usize>,
     pub pp: usize,
     pub memory_check: bool,
     pub threads: usize,

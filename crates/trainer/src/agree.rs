@@ -89,6 +89,21 @@ mod tests {
             answers
         }
         fn broadcast(&self, _root: usize, _bytes: &mut Vec<u8>) {}
+        fn split(&self, _axis: &'static str, _group: usize) -> Box<dyn Communicator> {
+            unreachable!("the script has no groups")
+        }
+        fn start_all_gather(&self, _mine: comm::Piece, _all: comm::Region) -> comm::Pending<comm::Region> {
+            unreachable!("the script has no regions")
+        }
+        fn start_send(&self, _to: usize, _message: comm::Piece) -> comm::Pending<()> {
+            unreachable!("the script has no messages")
+        }
+        fn start_receive(&self, _from: usize, _into: comm::Region) -> comm::Pending<comm::Region> {
+            unreachable!("the script has no messages")
+        }
+        fn traffic(&self) -> Vec<comm::Traffic> {
+            Vec::new()
+        }
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub use pass::Pass;
 pub use planning::{model_facts, training_facts};
 pub use run::{Surroundings, earlier_settings, run};
 pub use samples::first_rows;
+pub use start::degrees;
 
 /// blake3 (hex) of θ's little-endian f32 bytes, as in `metrics.jsonl`.
 pub fn theta_hash(theta: &[f32]) -> String {

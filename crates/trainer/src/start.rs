@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use checkpoint::{State, StateRef};
 use comm::Communicator;
 use config::TrainConfig;
-use mesh::{Degrees, Mesh};
+use mesh::{Degrees, Mesh, Wanted};
 use model::{Decoder, DecoderWeights};
 use partition::{Assignment, Scope};
 use projection::{Executor, FixedPoint};
@@ -22,10 +22,19 @@ use crate::overlay::Overlay;
 use crate::pass::Pass;
 use crate::{Event, Observer, StartInfo, TrainError, fingerprint};
 
+/// The degrees that the settings come to on so many ranks, which need not multiply to them.
+pub fn degrees(config: &TrainConfig, ranks: usize) -> Degrees {
+    let mut wanted =
+        Wanted { dp_replicate: config.dp_replicate, dp_shard: config.dp_shard, pp: Some(config.pp) };
+    // Groups by sign and size look at every weight, so every rank has them all.
+    if config.grouping_strategy == config::GroupingStrategy::SignedMagnitude {
+        wanted.dp_shard = Some(1);
+    }
+    wanted.over(ranks)
+}
+
 pub(crate) fn mesh(config: &TrainConfig, comm: &dyn Communicator) -> Result<Mesh, TrainError> {
-    let (dp_shard, pp) = (config.dp_shard, config.pp);
-    let dp_replicate = config.dp_replicate.unwrap_or(comm.size() / (dp_shard * pp).max(1));
-    Ok(Mesh::new(Degrees { dp_replicate, dp_shard, pp }, comm.size())?)
+    Ok(Mesh::new(degrees(config, comm.size()), comm.size())?)
 }
 
 /// Refuses an `--output-dir-file` that could not be written at the end, before the training and not after it.
@@ -192,7 +201,7 @@ pub(crate) fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], m
         rows_per_step: config.global_batch_size(),
         micro_batches: config.accumulation_steps,
         micro_batch_size: config.micro_batch_size,
-        ranks: mesh.data_parallel(),
+        ranks: mesh.ranks(),
         backend: engine.parts.comm.backend(),
         threads: config.threads,
         dtype: config.dtype.to_string(),

@@ -1,0 +1,56 @@
+//! Operations that go on while the rank computes.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use crate::ledger::{Ledger, Operation};
+
+/// An operation that was started. What it needs and makes belongs to it until [`Pending::wait`].
+#[must_use = "an operation has to be waited for"]
+pub struct Pending<T> {
+    state: State<T>,
+}
+
+enum State<T> {
+    Done(T),
+    Going { result: Receiver<T>, account: Account },
+}
+
+/// Where the time spent waiting is counted.
+#[derive(Debug, Clone)]
+pub(crate) struct Account {
+    pub ledger: Ledger,
+    pub axis: &'static str,
+    pub operation: Operation,
+}
+
+impl<T> Pending<T> {
+    /// An operation that is over already.
+    pub fn done(value: T) -> Self {
+        Self { state: State::Done(value) }
+    }
+
+    /// An operation that will send its result.
+    #[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "only communicators with peers wait"))]
+    pub(crate) fn going(account: Account) -> (Sender<T>, Self) {
+        let (sender, result) = channel();
+        (sender, Self { state: State::Going { result, account } })
+    }
+
+    /// Waits for its end, without spinning.
+    ///
+    /// # Panics
+    /// The thread that carries messages is gone, which it never is while a communicator lives.
+    pub fn wait(self) -> T {
+        match self.state {
+            State::Done(value) => value,
+            State::Going { result, account } => {
+                let started = Instant::now();
+                let value =
+                    result.recv().expect("the thread that carries messages outlives its communicators");
+                account.ledger.waited(account.axis, account.operation, started.elapsed());
+                value
+            }
+        }
+    }
+}
