@@ -9,6 +9,7 @@ mod environment;
 mod ledger;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "a lone rank has no peers"))]
 mod peers;
 mod pending;
 mod region;

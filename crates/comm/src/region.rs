@@ -53,6 +53,15 @@ impl Region {
         self.length == 0
     }
 
+    /// Uses the first `length` bytes alone from now on.
+    ///
+    /// # Panics
+    /// The region was not made with that many.
+    pub fn set_len(&mut self, length: usize) {
+        assert!(length <= self.map.len(), "{length} bytes of a region of {}", self.map.len());
+        self.length = length;
+    }
+
     /// Gives the pages back to the system. What is read afterwards is zero.
     pub fn drop_pages(&mut self) {
         // SAFETY: the mapping is private and anonymous and this is its only owner, so all that is lost is its

@@ -3,6 +3,8 @@
 //! In f32 the sum W + ΔW replaces the weight: one matrix product. In half precision the sum would round ΔW away, so
 //! ΔW is kept apart and multiplied on its own ([`model::Linear`]).
 
+use std::ops::Range;
+
 use adapter::AdaptedSpace;
 use model::{BlockWeights, DecoderWeights, LinearKind};
 use projection::{Dropout, Executor, GradSlice, Map, Reducer, WeightSlice};
@@ -51,6 +53,13 @@ impl AdaptedTensor {
     }
 }
 
+/// Buffers of a block, and what is in them.
+#[derive(Debug, Default)]
+struct Slot {
+    content: Option<Content>,
+    buffers: Vec<Buffer>,
+}
+
 /// What the overlay writes for one adapted tensor.
 #[derive(Debug)]
 struct Buffer {
@@ -58,18 +67,24 @@ struct Buffer {
     values: Tensor,
 }
 
-/// Which θ a buffer holds: a stamp of θ, and whether a dropout mask went in.
-type Content = Option<u64>;
+/// What buffers hold: which θ, by its stamp, under which mask, and of which block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Content {
+    block: usize,
+    stamp: u64,
+    dropout: Option<Dropout>,
+}
 
-/// The adapted weights of a model and where they are made.
+/// The adapted weights of a stage's blocks and where they are made.
 pub struct Overlay<'a> {
-    weights: &'a DecoderWeights,
     partition: &'a dyn partition::Assignment,
     executor: &'a dyn Executor,
     kind: Kind,
+    /// The first block of the stage.
+    first_block: usize,
     by_block: Vec<Vec<AdaptedTensor>>,
     /// One set of buffers a block, or a single one that all blocks take turns with.
-    slots: Vec<(Content, Vec<Buffer>)>,
+    slots: Vec<Slot>,
 }
 
 /// θ as the map reads it: s·θ, with a stamp that changes whenever θ does.
@@ -90,58 +105,57 @@ pub struct AdaptedBlock {
 }
 
 impl<'a> Overlay<'a> {
-    /// Lays `space` (whose candidates are all linear maps of the model, seven a block) over `weights`. With
+    /// Lays `space` (whose candidates are all linear maps of the model, seven a block) over the blocks `blocks`. With
     /// `shared`, all blocks use one set of buffers: right when no graph outlives its block, as in recompute.
     pub fn new(
-        weights: &'a DecoderWeights,
         space: &AdaptedSpace,
+        blocks: Range<usize>,
         partition: &'a dyn partition::Assignment,
         executor: &'a dyn Executor,
         kind: Kind,
         shared: bool,
     ) -> Self {
-        let mut by_block: Vec<Vec<AdaptedTensor>> = weights.blocks.iter().map(|_| Vec::new()).collect();
+        let mut by_block: Vec<Vec<AdaptedTensor>> = blocks.clone().map(|_| Vec::new()).collect();
         for module in space.modules() {
             let (block, linear) = (
                 module.candidate / LinearKind::ALL.len(),
                 LinearKind::ALL[module.candidate % LinearKind::ALL.len()],
             );
+            if !blocks.contains(&block) {
+                continue;
+            }
             let tensor = |part, first_index, numel: u64| AdaptedTensor {
                 kind: linear,
                 part,
                 first_index,
                 numel: numel as usize,
             };
-            by_block[block].push(tensor(Part::Weight, module.offset, module.weight_numel()));
+            let tensors = &mut by_block[block - blocks.start];
+            tensors.push(tensor(Part::Weight, module.offset, module.weight_numel()));
             if module.bias {
                 let first_index = module.offset + module.weight_numel();
-                by_block[block].push(tensor(Part::Bias, first_index, module.bias_numel()));
+                tensors.push(tensor(Part::Bias, first_index, module.bias_numel()));
             }
         }
         // Blocks of one model have the same shapes, but not always the same adapted modules.
         let shared = shared && by_block.iter().all(|tensors| places(tensors) == places(&by_block[0]));
-        let slots = (0..if shared { 1 } else { by_block.len() }).map(|_| (None, Vec::new())).collect();
-        Self { weights, partition, executor, kind, by_block, slots }
+        let slots = (0..if shared { 1 } else { by_block.len() }).map(|_| Slot::default()).collect();
+        Self { partition, executor, kind, first_block: blocks.start, by_block, slots }
     }
 
-    /// The first block that has adapted weights: below it no gradient is needed.
-    pub fn first_adapted_block(&self) -> usize {
-        self.by_block.iter().position(|linears| !linears.is_empty()).unwrap_or(self.by_block.len())
-    }
-
-    /// The block's weights with ΔW of `theta` in place. The buffers behind the leaves are overwritten by the next
-    /// call for the same slot: a graph over them must have run backward by then.
+    /// Lays ΔW of `theta` over a block's frozen weights. The buffers behind the leaves are overwritten by the next
+    /// call for the same slot: a graph over them must have run backward by then, or be preceded by [`Self::restore`].
     pub fn block(
         &mut self,
         block: usize,
+        mut weights: BlockWeights,
         theta: ScaledTheta<'_>,
         dropout: Option<Dropout>,
     ) -> Result<AdaptedBlock, TrainError> {
-        let slot = if self.slots.len() == 1 { 0 } else { block };
-        self.fill(block, slot, theta, dropout)?;
-        let mut weights = self.weights.blocks[block].share();
-        let mut leaves = Vec::with_capacity(self.by_block[block].len());
-        for (tensor, buffer) in self.by_block[block].iter().zip(&self.slots[slot].1) {
+        self.restore(block, &weights, theta, dropout)?;
+        let (tensors, slot) = (&self.by_block[block - self.first_block], self.slot_of(block));
+        let mut leaves = Vec::with_capacity(tensors.len());
+        for (tensor, buffer) in tensors.iter().zip(&self.slots[slot].buffers) {
             let leaf = match self.kind {
                 Kind::Float => buffer.values.detach(),
                 kind => buffer.values.to_kind(kind),
@@ -153,15 +167,23 @@ impl<'a> Overlay<'a> {
         Ok(AdaptedBlock { weights, leaves })
     }
 
-    /// The whole model with ΔW of `theta` in place, for generation.
-    pub fn model(&mut self, theta: ScaledTheta<'_>) -> Result<DecoderWeights, TrainError> {
+    fn slot_of(&self, block: usize) -> usize {
+        if self.slots.len() == 1 { 0 } else { block - self.first_block }
+    }
+
+    /// The whole model `weights` with ΔW of `theta` in place, for generation.
+    pub fn model(
+        &mut self,
+        weights: &DecoderWeights,
+        theta: ScaledTheta<'_>,
+    ) -> Result<DecoderWeights, TrainError> {
         let shared = self.slots.len() == 1 && self.by_block.len() > 1;
         let mut blocks = Vec::with_capacity(self.by_block.len());
         for block in 0..self.by_block.len() {
-            let mut weights = self.block(block, theta, None)?.weights;
+            let mut adapted = self.block(block, weights.blocks[block].share(), theta, None)?.weights;
             let merged = self.kind == Kind::Float;
             for tensor in &self.by_block[block] {
-                let linear = weights.linear_mut(tensor.kind);
+                let linear = adapted.linear_mut(tensor.kind);
                 let made = match (tensor.part, merged) {
                     (Part::Weight, true) => Some(&mut linear.weight),
                     (Part::Weight, false) => linear.delta.as_mut(),
@@ -173,13 +195,13 @@ impl<'a> Overlay<'a> {
                     *made = if shared && merged { detached.copy() } else { detached };
                 }
             }
-            blocks.push(weights);
+            blocks.push(adapted);
         }
         Ok(DecoderWeights {
-            embedding: self.weights.embedding.shallow_clone(),
+            embedding: weights.embedding.shallow_clone(),
             blocks,
-            norm: self.weights.norm.shallow_clone(),
-            head: self.weights.head.shallow_clone(),
+            norm: weights.norm.shallow_clone(),
+            head: weights.head.shallow_clone(),
         })
     }
 
@@ -199,7 +221,7 @@ impl<'a> Overlay<'a> {
         };
         let wide: Vec<Tensor> = grads.iter().map(widen).collect();
         for (part, dropout) in [(Part::Weight, dropout), (Part::Bias, None)] {
-            let slices: Vec<GradSlice<'_>> = self.by_block[block]
+            let slices: Vec<GradSlice<'_>> = self.by_block[block - self.first_block]
                 .iter()
                 .zip(&wide)
                 .filter(|(tensor, _)| tensor.part == part)
@@ -215,22 +237,24 @@ impl<'a> Overlay<'a> {
         Ok(())
     }
 
-    fn fill(
+    /// Makes the block's buffers hold ΔW of `theta` under this mask (over `frozen`, in f32), unless they do. Before a
+    /// graph runs backward whose buffers another micro-batch may have used since: it reads them where they are.
+    pub fn restore(
         &mut self,
         block: usize,
-        slot: usize,
+        frozen: &BlockWeights,
         theta: ScaledTheta<'_>,
         dropout: Option<Dropout>,
     ) -> Result<(), TrainError> {
-        let shared = self.slots.len() == 1 && self.by_block.len() > 1;
-        let (content, buffers) = &mut self.slots[slot];
-        let wanted = (dropout.is_none() && !shared).then_some(theta.stamp);
-        if wanted.is_some() && *content == wanted {
+        let slot = self.slot_of(block);
+        let tensors = &self.by_block[block - self.first_block];
+        let Slot { content, buffers } = &mut self.slots[slot];
+        let wanted = Content { block, stamp: theta.stamp, dropout };
+        if *content == Some(wanted) {
             return Ok(());
         }
-        let frozen = &self.weights.blocks[block];
         if buffers.is_empty() {
-            buffers.extend(self.by_block[block].iter().map(|tensor| {
+            buffers.extend(tensors.iter().map(|tensor| {
                 let shape = tensor.base(frozen).size();
                 Buffer { values: Tensor::zeros(shape, (Kind::Float, tch::Device::Cpu)) }
             }));
@@ -238,7 +262,7 @@ impl<'a> Overlay<'a> {
         *content = None;
         let merged = self.kind == Kind::Float;
         for (part, dropout) in [(Part::Weight, dropout), (Part::Bias, None)] {
-            let mut slices: Vec<WeightSlice<'_>> = self.by_block[block]
+            let mut slices: Vec<WeightSlice<'_>> = tensors
                 .iter()
                 .zip(buffers.iter_mut())
                 .filter(|(tensor, _)| tensor.part == part)
@@ -253,7 +277,7 @@ impl<'a> Overlay<'a> {
                 map.apply_parallel(self.executor, theta.values, &mut slices)?;
             }
         }
-        self.slots[slot].0 = wanted;
+        *content = Some(wanted);
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ use crate::model_card::Card;
 use crate::optimizer::l2_norm;
 use crate::output::{HeldOutLine, Identity, Output};
 use crate::planning;
-use crate::start::{self, count_groups, open_output};
+use crate::start::{self, open_output};
 use crate::{Event, Observer, Sources, StepMetrics, Summary, TrainError, executor};
 
 /// What a run needs besides its settings.
@@ -55,6 +55,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     agree(comm, start::check_output_dir_file(config))?;
     let (mut inputs, origin) = Inputs::load(config, surroundings, observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
+    let place = agree(comm, start::Place::new(mesh, &inputs, comm, comm))?;
     planning::check_memory(config, &inputs, mesh.degrees(), surroundings)?;
     let partition = inputs.partition(&origin.spec, comm, observe)?;
     start::warn_of_long_rows(&inputs, observe);
@@ -64,18 +65,17 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     observe(Event::Stage("loading the model"));
     let kind = start::compute_kind(config);
     let model = Decoder::new(inputs.model_config.clone(), kind, Device::Cpu);
-    let weights = agree(comm, start::load_weights(&inputs, kind, observe))?;
-    let counts = count_groups(partition.as_ref(), inputs.space.total(), comm)?;
+    let weights = place.load_weights(&inputs, config, observe)?;
+    let counts = place.count_groups(partition.as_ref(), &inputs.space)?;
     let executor = executor(config.threads);
     let built = start::Built {
         model: &model,
-        weights: &weights,
         partition: partition.as_ref(),
         scope: &origin.spec.scope,
         executor: executor.as_ref(),
         counts: &counts,
     };
-    let parts = start::parts(config, comm, &inputs, built, origin.theta);
+    let parts = start::parts(config, place, &inputs, built, weights, origin.theta);
     let mut engine = agree(comm, Engine::new(parts))?;
     if let Some(state) = state {
         engine.restore(state);
@@ -206,31 +206,22 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// Shows the greedy continuation of the sample prompt, on rank 0.
+    /// Collective. Shows the greedy continuation of the sample prompt.
     fn sample(&mut self) -> Result<(), TrainError> {
         let config = self.engine.parts.config;
-        let result = match (&config.sample_prompt, &self.output) {
-            (Some(prompt), Some(_)) => self.continuation(prompt).map(Some),
-            _ => Ok(None),
-        };
-        if let Some(text) = agree(self.engine.parts.comm, result)? {
-            let prompt = config.sample_prompt.as_deref().unwrap_or_default();
-            (self.observe)(Event::Sample { step: self.engine.step, prompt, text: &text });
-        }
-        Ok(())
-    }
-
-    fn continuation(&mut self, prompt: &str) -> Result<String, TrainError> {
+        let Some(prompt) = &config.sample_prompt else { return Ok(()) };
         (self.observe)(Event::Stage("sample continuation"));
         let tokenizer = &self.inputs.tokenizer;
-        let mut ids: Vec<u32> = tokenizer.bos_id().into_iter().collect();
-        ids.extend(tokenizer.encode(prompt)?);
+        let encoded = agree(self.engine.parts.comm, tokenizer.encode(prompt).map_err(TrainError::from))?;
+        let ids: Vec<u32> = tokenizer.bos_id().into_iter().chain(encoded).collect();
         let options = eval::GreedyOptions {
-            max_new_tokens: self.engine.parts.config.sample_tokens,
+            max_new_tokens: if ids.is_empty() { 0 } else { config.sample_tokens },
             stop_ids: tokenizer.eos_id().into_iter().collect(),
         };
         let new_ids = self.engine.sample(&ids, &options)?;
-        Ok(tokenizer.decode(&new_ids, true)?)
+        let text = agree(self.engine.parts.comm, tokenizer.decode(&new_ids, true).map_err(TrainError::from))?;
+        (self.observe)(Event::Sample { step: self.engine.step, prompt, text: &text });
+        Ok(())
     }
 
     /// The adapter as it is now.
