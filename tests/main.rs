@@ -20,6 +20,7 @@ mod inspect;
 mod kills;
 mod manual;
 mod merge;
+mod mesh;
 mod methods;
 mod official_files;
 mod outputs;
