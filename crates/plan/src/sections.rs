@@ -118,11 +118,12 @@ fn steps(plan: &Plan) -> Section {
         section.row("tokens in all", about(tokens));
     }
     let share = percent(steps.balance);
-    let of = if plan.mesh.pp > 1 { "pipeline" } else { "rank" };
-    section.row(
-        format!("micro-batches of the busiest {of}"),
-        format!("{} ({share} balance)", grouped(steps.busiest_rank)),
-    );
+    let of = if plan.mesh.pp > 1 {
+        "most micro-batches of a pipeline"
+    } else {
+        "micro-batches of the busiest rank"
+    };
+    section.row(of, format!("{} ({share} balance)", grouped(steps.busiest_rank)));
     let per_token = number((work.linear_per_token + work.attention_per_token) / 1e9);
     section.row(
         "operations a token",
@@ -131,11 +132,13 @@ fn steps(plan: &Plan) -> Section {
     section.row("operations a step", format!("{} trillion", about(work.per_step / 1e12)));
     section
         .row("ΔW is written", format!("{} a step on the busiest rank", counted(work.delta_passes, "time")));
+    let computing = plan.ranks > 1 && plan.timing.link_is_assumed;
+    let without = if computing { ", messages not counted" } else { "" };
     if let Some(step) = work.step_seconds {
-        section.row("time a step", format!("{at_most}{}", seconds(step)));
+        section.row("time a step", format!("{at_most}{}{without}", seconds(step)));
     }
     if let Some(total) = work.total_seconds {
-        section.row("time in all", format!("{at_most}{}", seconds(total)));
+        section.row("time in all", format!("{at_most}{}{without}", seconds(total)));
     }
     section
 }

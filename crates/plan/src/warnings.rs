@@ -222,7 +222,16 @@ fn cheaper_mesh(plan: &Plan, _: &Facts) -> Option<Warning> {
         return None;
     }
     let reason = format!("{} {}", best.flags(), gains.join(" and "));
-    remark("cheaper_mesh", Level::Note, reason, "see the meshes above, and what they were reckoned with")
+    let assumed = [
+        (plan.timing.speed_is_assumed, "speed (--tflops, --tokens-per-second)"),
+        (plan.timing.link_is_assumed, "links (--link-gbps, --link-ms)"),
+    ];
+    let assumed: Vec<&str> = assumed.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect();
+    let suggestion = match assumed.is_empty() {
+        true => "see the meshes above".to_owned(),
+        false => format!("see the meshes above; assumed: {}", assumed.join(" and ")),
+    };
+    remark("cheaper_mesh", Level::Note, reason, suggestion)
 }
 
 fn warmup_too_long(plan: &Plan, _: &Facts) -> Option<Warning> {

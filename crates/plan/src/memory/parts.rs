@@ -240,14 +240,15 @@ fn pass_phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
     (phases, sum([product([count, kept.inputs.heap]), graphs, widest.heap.max(backward.heap)]))
 }
 
-/// The end of a forward: the head on the last stage, a block elsewhere.
+/// The end of a forward: the head on the last stage; elsewhere a block, whose graph is counted with what is kept.
 fn forward_phase(rank: Rank<'_>, shape: &Shape<'_>, mut parts: Vec<Part>) -> (Phase, Bytes) {
     if rank.stage.is_last() {
         let head = shape.head(rank.facts.training.cross_entropy_chunk, 16, rank.units.shards > 1);
         parts.push(part("logits, softmax and gradients", head.total));
         return (phase("head and loss", parts), head);
     }
-    let block = shape.forward_alone();
+    let in_graph = !rank.facts.training.recompute && rank.stage.with_backward().next().is_some();
+    let block = if in_graph { shape.input() } else { shape.forward_alone() };
     parts.push(part("activations of a block", block.total));
     (phase("forward of a block", parts), block)
 }

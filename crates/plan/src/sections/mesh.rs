@@ -106,10 +106,14 @@ pub(super) fn time(plan: &Plan) -> Section {
         let link = format!("{gbps} Gbit/s and {ms} ms{}", assumed(timing.link_is_assumed));
         section.row("link of a rank, and its latency", link);
     }
-    let slowest = if plan.mesh.pp > 1 { "(M − 1)·max + Σ over the stages" } else { "M micro-batches" };
-    section.row("computing", format!("{}: {slowest}", seconds(timing.compute_seconds)));
+    let rounds = format!("M = {}", counted(plan.steps.busiest_rank, "micro-batch"));
+    let stages = match plan.mesh.pp {
+        1 => rounds,
+        pp => format!("(M − 1)·max + Σ of P = {} stages, {rounds}", grouped(pp as u64)),
+    };
+    section.row("computing", format!("{}: {stages}", seconds(timing.compute_seconds)));
     if plan.mesh.pp > 1 {
-        let formula = "M·Σ / (P·computing) is busy, (P − 1)/(M + P − 1) waits where stages are equal";
+        let formula = "1 − M·Σ / (P·computing), or (P − 1)/(M + P − 1) where stages are equal";
         section.row("  of which pipeline bubble", format!("{}: {formula}", percent(timing.bubble)));
     }
     let mut part = |label: &str, value: f64, formula: &str| {
@@ -121,10 +125,10 @@ pub(super) fn time(plan: &Plan) -> Section {
     }
     if plan.mesh.pp > 1 {
         let formula = "a message over each boundary, there and back";
-        part("+ filling and draining the pipeline", timing.stage_seconds, formula);
+        part("+ filling and draining stages", timing.stage_seconds, formula);
     }
     if plan.ranks > 1 {
-        let ring = "2(n−1)/n · bytes / bandwidth + 2(n−1) · latency";
+        let ring = "2(n − 1)/n · bytes / bandwidth + 2(n − 1) · latency";
         part("+ all-reduce of θ's gradient", timing.all_reduce_seconds, ring);
         let doubling = "bytes / bandwidth + log2(n) · latency each";
         part("+ small gathers", timing.small_gather_seconds, doubling);
