@@ -202,17 +202,18 @@ fn refused_plans() {
         let plan = parsed(&outcome);
         assert_eq!((codes(&plan)[0], &plan["warnings"][0]["level"]), (code, &json!("refusal")), "{plan}");
     }
-    let errors: [(&[&str], &[&str]); 6] = [
+    let errors: [(&[&str], &[&str]); 5] = [
         (&["--model", "/no/such/model"], &["/no/such/model"]),
         (&["--target-modules", "c_attn"], &["c_attn"]),
         (&["--data", "/no/such.json"], &["/no/such.json"]),
         (&["--ranks", "3", "--dp-replicate", "2"], &["dp-replicate 2 × dp-shard 1 × pp 1 = 2", "3"]),
         (&["--ranks", "5", "--pp", "5"], &["pp 5", "4"]),
-        (&["--link-ms", "-1"], &["--link-ms", "0"]),
     ];
     for (flags, says) in errors {
         check_message(&format!("{flags:?}"), &plan_command(&output, flags), 2, says);
     }
+    plan_command(&output, &["--link-ms=-1"]).expect_code(2).expect_text("a number from 0 on");
+    plan_command(&output, &["--link-gbps=0"]).expect_code(2).expect_text("a number above 0");
     assert!(!output.exists());
 }
 
