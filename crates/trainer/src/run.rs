@@ -59,6 +59,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     planning::check_memory(config, &inputs, mesh.degrees(), surroundings)?;
     let partition = inputs.partition(&origin.spec, comm, observe)?;
     start::warn_of_long_rows(&inputs, observe);
+    start::warn_of_idle_ranks(&inputs, &mesh, observe);
     let (mut output, state) = open_output(&identity, inputs.schedule.total_steps(), comm, observe)?;
     (surroundings.opened)(&config.output_dir());
 
@@ -75,14 +76,15 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
         executor: executor.as_ref(),
         counts: &counts,
     };
+    let stages = place.stages.clone();
     let parts = start::parts(config, place, &inputs, built, weights, origin.theta);
     let mut engine = agree(comm, Engine::new(parts))?;
     if let Some(state) = state {
         engine.restore(state);
     }
 
-    let info = start::start_info(&engine, &inputs, &counts, &mesh);
-    let facts = start::facts(&info, &mesh, &counts);
+    let info = start::start_info(&engine, &inputs, &counts, &stages);
+    let facts = start::facts(&info, &counts);
     agree(comm, with(&mut output, |output| output.write_run(&identity, facts.clone())))?;
     start::warn_of_warmup(&engine, info.total_steps, observe);
     let mut run = Run { inputs: &mut inputs, engine, output, observe, identity };
