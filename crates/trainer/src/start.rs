@@ -141,6 +141,7 @@ pub(crate) struct Place<'a> {
     pub stage: Stage,
     /// The blocks of all stages.
     pub stages: Vec<Range<usize>>,
+    pub rank_traffic: plan::RankTraffic,
     /// All ranks; decisions.
     pub comm: &'a dyn Communicator,
     /// All ranks; sums of θ's gradient.
@@ -154,6 +155,7 @@ impl<'a> Place<'a> {
     /// More stages than blocks.
     pub(crate) fn new(
         mesh: Mesh,
+        config: &TrainConfig,
         inputs: &Inputs,
         comm: &'a dyn Communicator,
         data: &'a dyn Communicator,
@@ -162,7 +164,9 @@ impl<'a> Place<'a> {
         let stages = plan::stages(&model, mesh.degrees().pp)?;
         let first_adapted = inputs.space.modules().first().map_or(0, |module| module.candidate / LINEARS);
         let stage = Stage::of_rank(&mesh, comm.rank(), &stages, first_adapted);
-        Ok(Self { mesh, stage, stages, comm, data })
+        let dtype = crate::planning::dtype(config);
+        let rank_traffic = plan::RankTraffic::new(&model, dtype, &mesh, comm.rank())?;
+        Ok(Self { mesh, stage, stages, rank_traffic, comm, data })
     }
 
     /// Collective. Reads this rank's part of the frozen weights.
@@ -255,7 +259,7 @@ pub(crate) fn parts<'a>(
     theta: Vec<f32>,
 ) -> Parts<'a> {
     let Built { model, partition, scope, executor, counts } = built;
-    let Place { mesh, stage, comm, data, .. } = place;
+    let Place { mesh, stage, rank_traffic, comm, data, .. } = place;
     let recompute = config.gradient_checkpointing;
     let blocks = stage.blocks.clone();
     let overlay = Overlay::new(&inputs.space, blocks, partition, executor, model.kind(), recompute);
@@ -273,6 +277,7 @@ pub(crate) fn parts<'a>(
         comm,
         data,
         config,
+        rank_traffic,
         pipeline: Pipeline { mesh, rank: comm.rank(), pass, weights, stages },
         executor,
         fixed: FixedPoint::new(largest, inputs.schedule.micro_batches_per_step()),
