@@ -5,6 +5,7 @@
 
 use crate::count::{product, sum};
 use crate::facts::{BlockRun, Dtype, Facts, Model, Role};
+use crate::units::TILE_ROWS;
 
 /// Pieces of memory below this come from the heap, larger ones from the system: glibc's largest mmap threshold.
 const LARGEST_HEAP_PIECE: u64 = 32 << 20;
@@ -143,11 +144,15 @@ impl<'a> Shape<'a> {
 
     /// The head's part: hidden states and their gradient, and for a chunk of positions `each` bytes a logit. With
     /// gradients these are 16: logits, their logarithms, and the gradients of both, in f32. Without, 12: one copy in
-    /// the compute dtype, which may be f32, logits and logarithms. The chunk's hidden states are counted alike.
-    pub fn head(&self, chunk: u64, each: u64) -> Bytes {
+    /// the compute dtype, which may be f32, logits and logarithms. The chunk's hidden states are counted alike. Of a
+    /// table that is gathered tile by tile, only a tile's logits are alive at once, and three numbers a position go from
+    /// tile to tile: the largest logit, the sum of exponentials and the label's logit, in f32.
+    pub fn head(&self, chunk: u64, each: u64, gathered: bool) -> Bytes {
         let positions = if chunk == 0 { self.tokens() } else { chunk.min(self.tokens()) };
-        let row = sum([self.model.vocab, self.model.hidden]);
+        let columns = if gathered { self.model.vocab.min(TILE_ROWS) } else { self.model.vocab };
+        let row = sum([columns, self.model.hidden]);
         let logits = Bytes::pieces(each / 4, product([positions, row, 4]));
-        self.compute(2, self.model.hidden).plus(logits)
+        let statistics = if gathered { self.wide(3, 1) } else { Bytes::default() };
+        self.compute(2, self.model.hidden).plus(logits).plus(statistics)
     }
 }

@@ -20,6 +20,8 @@ pub struct Facts {
     pub host: Host,
     /// A throughput to reckon time with.
     pub speed: Option<Speed>,
+    /// What joins the ranks.
+    pub link: Link,
 }
 
 /// Shape of a decoder.
@@ -203,6 +205,15 @@ pub enum Speed {
     TeraflopsPerRank(f64),
 }
 
+/// What joins the ranks, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Link {
+    /// 10^9 bits a second that a rank sends, and receives at the same time.
+    pub gbps: Option<f64>,
+    /// Milliseconds that a message takes however short it is, one way.
+    pub ms: Option<f64>,
+}
+
 impl Dtype {
     /// Bytes of a number.
     pub fn bytes(self) -> u64 {
@@ -293,11 +304,6 @@ impl Model {
     pub(crate) fn first_adapted(&self) -> usize {
         let adapted = self.blocks.iter().position(|run| run.adapted() > 0 && run.repeat > 0);
         adapted.unwrap_or(self.blocks.len())
-    }
-
-    /// The runs that gradients go through.
-    pub(crate) fn with_backward(&self) -> &[BlockRun] {
-        &self.blocks[self.first_adapted()..]
     }
 
     /// `Q`.

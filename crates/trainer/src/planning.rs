@@ -5,7 +5,7 @@ use comm::Communicator;
 use config::{AssignmentBackend, GroupingStrategy, LrScheduler, PartitionScope, TrainConfig};
 use mesh::Degrees;
 use model::{LinearKind, ModelConfig};
-use plan::{Data, Facts, Host, Linear, Model, PartitionKind, Ranks, Role, Training};
+use plan::{Data, Facts, Host, Linear, Link, Model, PartitionKind, Ranks, Role, Training};
 
 use crate::agree::agree;
 use crate::inputs::Inputs;
@@ -126,6 +126,7 @@ pub(crate) fn check_memory(
                 ranks: Ranks { total: comm.size() as u64, on_host, mesh },
                 host: Host { available_memory: Some(available), ..Host::default() },
                 speed: None,
+                link: Link::default(),
             };
             plan::memory(&facts).map(|_| ()).map_err(TrainError::from)
         }

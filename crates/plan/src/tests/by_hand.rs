@@ -45,16 +45,6 @@ fn qwen_with_tied_embeddings_and_biases() {
     assert_eq!(plan.parameters.adapted, 24 * (2 * 896 * 896 + 2 * 128 * 896) + biases);
 }
 
-/// H = 8, I = 6, 3 blocks, 2 heads on 1 of size 4, V = 10; rows of 5 tokens, 2 a micro-batch.
-fn tiny(dtype: Dtype, recompute: bool) -> Facts {
-    let mut facts = facts(model([8, 6, 3, 2, 1, 4, 10], ATTENTION));
-    facts.data =
-        Data { rows: Some(100), longest_tokens: Some(5), mean_tokens: Some(4.0), max_seq_length: 64 };
-    facts.training =
-        Training { dtype, recompute, d: 12, threads: 2, cross_entropy_chunk: 3, ..facts.training };
-    facts
-}
-
 #[test]
 fn memory_of_a_tiny_model_by_hand() {
     // A block adapts 8·8 + 2·4·8 + 8·8 = 192 numbers and has 3·48 more; N = 10 tokens.
@@ -182,10 +172,18 @@ fn messages_and_disk_by_hand() {
     facts.ranks = ranks(4);
     let plan = plan(&facts);
     let [axis] = &plan.traffic.axes[..] else { panic!("one axis") };
-    assert_eq!((axis.axis, axis.ranks, axis.all_reduce), ("dp-replicate", 4, 13 * 8));
-    assert_eq!(axis.all_reduce_sent, 2 * 13 * 8 * 3 / 4);
-    // Four lengths, two verdicts, a hash and two losses, to three others.
-    assert_eq!(axis.gathers_sent, 3 * (32 + 2 + 64 + 16));
+    assert_eq!((axis.axis, axis.ranks, axis.stage), ("world", 4, None));
+    let moves: Vec<_> = axis.moves.iter().map(|one| (one.operation, one.bytes)).collect();
+    // Four gathers of a block of 128 bytes from each of three others.
+    assert_eq!(moves, [("all-reduce", 13 * 8), ("all-gather", 3 * 4 * 128)]);
+    assert_eq!((axis.bytes, plan.traffic.busiest_rank), (104 + 1536, 104 + 1536));
+    // 16 losses are 128 bytes, which do not fit the block, and follow in another.
+    let many = Training { accumulation: 64, ..facts.training.clone() };
+    let more = super::plan(&Facts { training: many, ..facts.clone() });
+    assert_eq!((more.steps.busiest_rank, more.traffic.axes[0].moves[1].bytes), (13, 3 * 4 * 128));
+    let most = Training { accumulation: 50, ..facts.training.clone() };
+    let more = super::plan(&Facts { training: most, ranks: ranks(3), ..facts.clone() });
+    assert_eq!((more.steps.busiest_rank, more.traffic.axes[0].moves[1].bytes), (17, 2 * (4 * 128 + 192)));
     assert_eq!(plan.memory.part("gradient, sums and scales of θ"), 36 * 12 + 16);
     // 50 micro-batches an epoch, 7 steps, 14 in all: one save at the end.
     assert_eq!((plan.steps.per_epoch, plan.steps.total), (Some(7), Some(14)));
@@ -312,16 +310,6 @@ fn memory_is_refused_with_what_would_help() {
     assert!(message.contains("blocks' weights 26.0 GiB"), "{message}");
     let help = miette::Diagnostic::help(&error).unwrap().to_string();
     assert!(help.contains("--dtype bfloat16 ("), "{help}");
-}
-
-#[test]
-fn other_meshes_are_refused() {
-    let mut facts = facts(model(LLAMA_8B, ATTENTION));
-    facts.ranks.mesh.dp_replicate = 2;
-    assert!(matches!(Plan::new(&facts), Err(PlanError::Mesh(_))));
-    facts.ranks = ranks(2);
-    facts.ranks.mesh = Degrees { dp_replicate: 1, dp_shard: 2, pp: 1 };
-    assert!(matches!(Plan::new(&facts), Err(PlanError::Axis { dp_shard: 2, pp: 1 })));
 }
 
 #[test]
