@@ -164,7 +164,7 @@ impl<'a> Place<'a> {
         let stages = plan::stages(&model, mesh.degrees().pp)?;
         let first_adapted = inputs.space.modules().first().map_or(0, |module| module.candidate / LINEARS);
         let stage = Stage::of_rank(&mesh, comm.rank(), &stages, first_adapted);
-        let dtype = crate::planning::dtype(config);
+        let dtype = crate::training_facts(config).dtype;
         let rank_traffic = plan::RankTraffic::new(&model, dtype, &mesh, comm.rank())?;
         Ok(Self { mesh, stage, stages, rank_traffic, comm, data })
     }

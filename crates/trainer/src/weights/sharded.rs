@@ -43,6 +43,8 @@ pub(crate) struct Sharded {
     coming: VecDeque<(Gather, Pending<Region>)>,
     /// In use.
     held: Option<(Gather, Region)>,
+    /// One of several tiles is.
+    tile_in_use: bool,
 }
 
 /// Regions for gathered units.
@@ -102,6 +104,7 @@ impl Sharded {
             upcoming: VecDeque::new(),
             coming: VecDeque::new(),
             held: None,
+            tile_in_use: false,
         })
     }
 
@@ -200,14 +203,16 @@ impl FrozenWeights for Sharded {
     }
 
     fn open_head(&mut self) {
-        // A single tile is held from here on; of several each is asked for.
+        // A single tile is held from here on, for one use; of several each is asked for.
         if self.is_at_hand() {
             self.hold(Unit::Tile(0));
         }
     }
 
     fn close_head(&mut self) {
-        self.let_go();
+        if std::mem::take(&mut self.tile_in_use) || self.is_at_hand() {
+            self.let_go();
+        }
     }
 }
 
@@ -223,8 +228,9 @@ impl Head for Sharded {
     }
 
     fn tile(&mut self, tile: usize) -> Result<Tensor, TrainError> {
-        // The one before is not read any more.
-        if self.held.as_ref().is_some_and(|(gather, _)| gather.unit != Unit::Tile(tile)) {
+        // Of several tiles each is one use, and the one before is not read any more.
+        let is_a_use = !self.is_at_hand();
+        if std::mem::replace(&mut self.tile_in_use, is_a_use) {
             self.let_go();
         }
         let rows = tile_rows(self.config.vocab_size, tile);
