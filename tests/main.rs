@@ -7,6 +7,7 @@
 mod bad_data;
 mod bad_disk;
 mod bad_launch;
+mod bad_mesh;
 mod bad_methods;
 mod bad_model;
 mod bad_output;

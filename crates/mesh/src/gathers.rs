@@ -40,10 +40,16 @@ impl StageUnits {
         self.first_adapted.clamp(self.blocks.start, self.blocks.end)..self.blocks.end
     }
 
-    /// How often training goes through the tiles in a micro-batch: for the loss and again for its gradient; a single
-    /// tile stays.
-    pub fn training_sweeps(&self) -> usize {
-        if self.tiles == 1 { 1 } else { 2 }
+    /// The tiles that training goes through in a micro-batch: there for the loss and back for its gradient; a single one
+    /// stays.
+    pub fn training_tiles(&self) -> Vec<usize> {
+        let back = (0..self.tiles).rev().filter(|_| self.tiles > 1);
+        (0..self.tiles).chain(back).collect()
+    }
+
+    /// The tiles that a forward alone goes through.
+    pub fn forward_tiles(&self) -> Vec<usize> {
+        (0..self.tiles).collect()
     }
 
     /// The gathers of these actions. A unit that is needed again at once is not gathered again.
@@ -51,7 +57,7 @@ impl StageUnits {
         let mut gathers = Vec::new();
         for action in actions {
             match action {
-                Action::Forward(_) => self.push_forward(&mut gathers, self.training_sweeps()),
+                Action::Forward(_) => self.push_forward(&mut gathers, &self.training_tiles()),
                 Action::Backward(_) => {
                     self.with_backward().rev().for_each(|block| push(&mut gathers, Unit::Block(block)));
                 }
@@ -63,15 +69,13 @@ impl StageUnits {
     /// The gathers of so many forwards alone.
     pub fn forwards(&self, micro_batches: usize) -> Vec<Gather> {
         let mut gathers = Vec::new();
-        (0..micro_batches).for_each(|_| self.push_forward(&mut gathers, 1));
+        (0..micro_batches).for_each(|_| self.push_forward(&mut gathers, &self.forward_tiles()));
         gathers
     }
 
-    fn push_forward(&self, gathers: &mut Vec<Gather>, sweeps: usize) {
+    fn push_forward(&self, gathers: &mut Vec<Gather>, tiles: &[usize]) {
         self.blocks.clone().for_each(|block| push(gathers, Unit::Block(block)));
-        for _ in 0..sweeps {
-            (0..self.tiles).for_each(|tile| push(gathers, Unit::Tile(tile)));
-        }
+        tiles.iter().for_each(|tile| push(gathers, Unit::Tile(*tile)));
     }
 }
 
@@ -124,7 +128,7 @@ mod tests {
         assert_eq!(found, expected);
         let last = StageUnits { blocks: 2..4, first_adapted: 3, tiles: 2 };
         let found = units(&last.training(&one_forward_one_backward(0, 1, 1)));
-        let head = [(Tile(0), 1), (Tile(1), 1), (Tile(0), 1), (Tile(1), 1)];
+        let head = [(Tile(0), 1), (Tile(1), 2), (Tile(0), 1)];
         assert_eq!(found, [&[(Block(2), 1), (Block(3), 1)], &head[..], &[(Block(3), 1)]].concat());
         assert_eq!(units(&last.forwards(1)), [(Block(2), 1), (Block(3), 1), (Tile(0), 1), (Tile(1), 1)]);
         let one_tile = StageUnits { blocks: 0..1, first_adapted: 0, tiles: 1 };
@@ -144,12 +148,14 @@ mod tests {
     fn pieces_are_aligned_and_hold_everything() {
         for (bytes, shards) in [(0, 3), (1, 3), (64, 1), (1000, 3), (1 << 40, 7)] {
             let piece = piece_bytes(bytes, shards, 64);
-            assert!(piece % 64 == 0 && piece * shards >= bytes && piece < bytes.div_ceil(shards) + 64);
+            assert!(
+                piece.is_multiple_of(64) && piece * shards >= bytes && piece < bytes.div_ceil(shards) + 64
+            );
         }
         for (rows, shards, row_bytes) in [(100, 3, 8192), (100, 3, 24), (7, 8, 2), (16_384, 5, 62)] {
             let piece = piece_rows(rows, shards, row_bytes, 64);
             assert!(
-                piece * row_bytes % 64 == 0 && piece * shards >= rows,
+                (piece * row_bytes).is_multiple_of(64) && piece * shards >= rows,
                 "{rows} {shards} {row_bytes}: {piece}"
             );
         }

@@ -33,7 +33,8 @@ pub trait Head {
     /// Number of tiles.
     fn tiles(&self) -> usize;
 
-    /// Whether any tile can be had at any time. Otherwise tiles come in sweeps, from the first to the last.
+    /// Whether any tile can be had at any time. Otherwise tiles come in sweeps, from the first to the last and, where a
+    /// gradient is wanted, back.
     fn is_at_hand(&self) -> bool;
 
     /// The rows of a tile, valid until the next one is asked for unless the head is at hand.

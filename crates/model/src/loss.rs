@@ -69,7 +69,7 @@ pub fn cross_entropy<E>(
     Ok(CrossEntropy { loss_sum, tokens: positions.len() as u64, grad })
 }
 
-/// Chunk after chunk: a chunk's logits of all tiles are kept for its gradient.
+/// Chunk after chunk: a chunk's logits of all tiles are kept for its gradient. The order of additions is [`by_tile`]'s.
 fn by_chunk<E>(
     chunks: &mut [Chunk],
     norm: &dyn Fn(&Tensor) -> Tensor,
@@ -87,7 +87,7 @@ fn by_chunk<E>(
             }
         }
         if let Some(normaliser) = normaliser {
-            for (tile, logits) in kept.into_iter().enumerate() {
+            for (tile, logits) in kept.into_iter().enumerate().rev() {
                 chunk.add_gradient(tile, logits, &head.tile(tile)?, normaliser);
             }
         }
@@ -95,7 +95,7 @@ fn by_chunk<E>(
     Ok(())
 }
 
-/// Tile after tile, for the sums and then for the gradient.
+/// Tile after tile, for the sums, and then back for the gradient.
 fn by_tile<E>(
     chunks: &mut [Chunk],
     norm: &dyn Fn(&Tensor) -> Tensor,
@@ -110,7 +110,8 @@ fn by_tile<E>(
         }
     }
     let Some(normaliser) = normaliser else { return Ok(()) };
-    for tile in 0..head.tiles() {
+    // Backwards: the last tile is still there.
+    for tile in (0..head.tiles()).rev() {
         let weight = head.tile(tile)?;
         for (chunk, normed) in chunks.iter_mut().zip(&normed) {
             chunk.add_gradient(tile, logits(normed, &weight), &weight, normaliser);

@@ -28,6 +28,8 @@ pub(crate) struct Engine<'a> {
     scaled: Vec<f32>,
     sums: Vec<i64>,
     grad: Vec<f32>,
+    /// What this rank was to move in the last step, by the plan.
+    pub planned: plan::Moved,
 }
 
 /// What an engine is made of.
@@ -37,6 +39,8 @@ pub(crate) struct Parts<'a> {
     pub data: &'a dyn Communicator,
     pub config: &'a TrainConfig,
     pub pipeline: Pipeline<'a>,
+    /// What this rank moves, by the plan's formulas.
+    pub rank_traffic: plan::RankTraffic,
     pub executor: &'a dyn Executor,
     pub fixed: FixedPoint,
     /// s, length d.
@@ -62,6 +66,7 @@ impl<'a> Engine<'a> {
             // The last place carries the overflow flag, so that it travels with the reduction.
             sums: vec![0; d + 1],
             grad: vec![0.0; d],
+            planned: plan::Moved::default(),
         })
     }
 
@@ -189,6 +194,9 @@ impl<'a> Engine<'a> {
         let (mine, rounds) = self.share(batches.len());
         let config = self.parts.config;
         let mask = |index| Dropout::new(config.dropout, config.seed, self.step, index as u64);
+        let shapes: Vec<(u64, u64)> =
+            batches[mine.clone()].iter().map(|batch| (batch.rows as u64, batch.len as u64)).collect();
+        self.planned = self.parts.rank_traffic.step(&shapes, rounds as u64);
         let dropout = mine.clone().map(mask).collect::<Result<Vec<_>, _>>()?;
         let work = Work { batches: &batches[mine], rounds, theta: scaled(&self.scaled, self.step) };
         let training = Training { dropout: &dropout, normaliser, reducer: &mut self.reducer };

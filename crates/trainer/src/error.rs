@@ -259,14 +259,16 @@ pub enum TrainError {
         ranks: String,
     },
     /// Ranks were started with different settings, models or data.
-    #[error("rank {rank} was started differently from rank 0: its {what} is another")]
+    #[error("{ranks}: not started like rank {like}: {what} differs")]
     #[diagnostic(
         code(input::ranks_started_differently),
         help("give every rank the same command, the same version of gpart-dist and the same files")
     )]
     StartedDifferently {
-        /// The odd rank.
-        rank: usize,
+        /// The odd ones.
+        ranks: String,
+        /// The first of those that are alike.
+        like: usize,
         /// What differs.
         what: String,
     },

@@ -24,6 +24,7 @@ mod run;
 mod samples;
 mod start;
 mod tensorboard;
+mod traffic;
 mod weights;
 
 pub use agree::agree;

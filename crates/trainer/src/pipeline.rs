@@ -64,7 +64,7 @@ impl Pipeline<'_> {
         for action in actions {
             let (Action::Forward(number) | Action::Backward(number)) = action;
             let Some(batch) = work.batches.get(number) else {
-                self.accompany(action, units.training_sweeps())?;
+                self.accompany(action, &units.training_tiles())?;
                 continue;
             };
             let update = Update { theta: work.theta, dropout: dropout[number] };
@@ -155,7 +155,7 @@ impl Pipeline<'_> {
         let mut outbox = Outbox::default();
         for number in 0..work.rounds {
             let Some(batch) = work.batches.get(number) else {
-                self.accompany(Action::Forward(number), 1)?;
+                self.accompany(Action::Forward(number), &units.forward_tiles())?;
                 continue;
             };
             let input = self.input(&mut inputs, batch)?;
@@ -170,7 +170,7 @@ impl Pipeline<'_> {
     }
 
     /// Takes part in the gathers of an action for which this rank has no micro-batch.
-    fn accompany(&mut self, action: Action, sweeps: usize) -> Result<(), TrainError> {
+    fn accompany(&mut self, action: Action, tiles: &[usize]) -> Result<(), TrainError> {
         let weights = self.weights.as_mut();
         let units = self.pass.stage.units(self.pass.model.config());
         match action {
@@ -181,8 +181,8 @@ impl Pipeline<'_> {
                 }
                 if self.pass.stage.is_last() {
                     weights.open_head();
-                    for tile in (0..sweeps).flat_map(|_| 0..weights.tiles()).collect::<Vec<usize>>() {
-                        let _ = weights.tile(tile)?;
+                    for tile in tiles {
+                        let _ = weights.tile(*tile)?;
                     }
                     weights.close_head();
                 }

@@ -9,7 +9,7 @@ use comm::Communicator;
 use config::TrainConfig;
 use data::Dataset;
 use model::Decoder;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tch::Device;
 
 use crate::agree::{agree, from_first, same_theta};
@@ -21,6 +21,7 @@ use crate::optimizer::l2_norm;
 use crate::output::{HeldOutLine, Identity, Output};
 use crate::planning;
 use crate::start::{self, open_output};
+use crate::traffic::{StepTraffic, peak_memory};
 use crate::{Event, Observer, Sources, StepMetrics, Summary, TrainError, executor};
 
 /// What a run needs besides its settings.
@@ -55,10 +56,11 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     agree(comm, start::check_output_dir_file(config))?;
     let (mut inputs, origin) = Inputs::load(config, surroundings, observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
-    let place = agree(comm, start::Place::new(mesh, &inputs, comm, comm))?;
+    let place = agree(comm, start::Place::new(mesh, config, &inputs, comm, comm))?;
     planning::check_memory(config, &inputs, mesh.degrees(), surroundings)?;
     let partition = inputs.partition(&origin.spec, comm, observe)?;
     start::warn_of_long_rows(&inputs, observe);
+    start::warn_of_idle_ranks(&inputs, &mesh, observe);
     let (mut output, state) = open_output(&identity, inputs.schedule.total_steps(), comm, observe)?;
     (surroundings.opened)(&config.output_dir());
 
@@ -75,24 +77,28 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
         executor: executor.as_ref(),
         counts: &counts,
     };
+    let stages = place.stages.clone();
     let parts = start::parts(config, place, &inputs, built, weights, origin.theta);
     let mut engine = agree(comm, Engine::new(parts))?;
     if let Some(state) = state {
         engine.restore(state);
     }
 
-    let info = start::start_info(&engine, &inputs, &counts, &mesh);
-    let facts = start::facts(&info, &mesh, &counts);
+    let info = start::start_info(&engine, &inputs, &counts, &stages);
+    let facts = start::facts(&info, &counts);
     agree(comm, with(&mut output, |output| output.write_run(&identity, facts.clone())))?;
     start::warn_of_warmup(&engine, info.total_steps, observe);
-    let mut run = Run { inputs: &mut inputs, engine, output, observe, identity };
+    let mut run =
+        Run { inputs: &mut inputs, engine, output, observe, identity, traffic: StepTraffic::default() };
     tracing::info!(rank = comm.rank(), ?info, "start");
     observe(Event::Start(&info));
     run.before_training()?;
 
     while run.engine.step < info.total_steps {
+        run.traffic.begin(comm);
         let metrics = run.step()?;
         run.record(&metrics)?;
+        run.traffic.end(comm, run.engine.planned);
         run.held_out_if_due()?;
     }
     run.finish(started, info.first_step, facts)
@@ -118,6 +124,7 @@ struct Run<'a, 'e> {
     output: Option<Output>,
     observe: Observer<'a>,
     identity: Identity,
+    traffic: StepTraffic,
 }
 
 impl Run<'_, '_> {
@@ -258,6 +265,9 @@ impl Run<'_, '_> {
             theta_norm: l2_norm(&engine.theta),
             model_card: output.is_some_and(|output| artifacts::owns_card(output.folder())),
         };
+        let all_reduce_bytes = (engine.theta.len() as u64 + 1) * 8;
+        facts["traffic"] = self.traffic.gather(engine.parts.comm, all_reduce_bytes);
+        facts["peak_memory_bytes"] = json!(peak_memory(engine.parts.comm));
         facts["summary"] = serde_json::to_value(&summary).expect("a summary is JSON");
         let base_model = self.inputs.adapter.base_model_name_or_path.as_deref().unwrap_or_default();
         let adapted = self.inputs.space.total();

@@ -75,6 +75,21 @@ pub(crate) fn open_output(
     Ok((output, agree(comm, parsed)?))
 }
 
+/// Says when some ranks have nothing to compute.
+pub(crate) fn warn_of_idle_ranks(inputs: &Inputs, mesh: &Mesh, observe: Observer<'_>) {
+    let (pipelines, micro_batches) =
+        (mesh.degrees().data_parallel() as u64, inputs.schedule.micro_batches_per_step());
+    if pipelines > micro_batches {
+        let idle = (pipelines - micro_batches) * mesh.degrees().pp as u64;
+        let text = format!(
+            "a step has {micro_batches} micro-batch(es) for {pipelines} groups of ranks (dp-replicate × dp-shard), so \
+             {idle} of {} ranks have nothing to compute; give --accumulation-steps {pipelines} or more, or fewer ranks",
+            mesh.ranks()
+        );
+        observe(Event::Warning(text));
+    }
+}
+
 /// Says when rows are longer than the model was made for.
 pub(crate) fn warn_of_long_rows(inputs: &Inputs, observe: Observer<'_>) {
     let longest =
@@ -124,6 +139,9 @@ pub(crate) fn compute_kind(config: &TrainConfig) -> Kind {
 pub(crate) struct Place<'a> {
     pub mesh: Mesh,
     pub stage: Stage,
+    /// The blocks of all stages.
+    pub stages: Vec<Range<usize>>,
+    pub rank_traffic: plan::RankTraffic,
     /// All ranks; decisions.
     pub comm: &'a dyn Communicator,
     /// All ranks; sums of θ's gradient.
@@ -137,6 +155,7 @@ impl<'a> Place<'a> {
     /// More stages than blocks.
     pub(crate) fn new(
         mesh: Mesh,
+        config: &TrainConfig,
         inputs: &Inputs,
         comm: &'a dyn Communicator,
         data: &'a dyn Communicator,
@@ -144,7 +163,10 @@ impl<'a> Place<'a> {
         let model = crate::model_facts(&inputs.model_config, &inputs.space);
         let stages = plan::stages(&model, mesh.degrees().pp)?;
         let first_adapted = inputs.space.modules().first().map_or(0, |module| module.candidate / LINEARS);
-        Ok(Self { mesh, stage: Stage::of_rank(&mesh, comm.rank(), &stages, first_adapted), comm, data })
+        let stage = Stage::of_rank(&mesh, comm.rank(), &stages, first_adapted);
+        let dtype = crate::training_facts(config).dtype;
+        let rank_traffic = plan::RankTraffic::new(&model, dtype, &mesh, comm.rank())?;
+        Ok(Self { mesh, stage, stages, rank_traffic, comm, data })
     }
 
     /// Collective. Reads this rank's part of the frozen weights.
@@ -237,7 +259,7 @@ pub(crate) fn parts<'a>(
     theta: Vec<f32>,
 ) -> Parts<'a> {
     let Built { model, partition, scope, executor, counts } = built;
-    let Place { mesh, stage, comm, data } = place;
+    let Place { mesh, stage, rank_traffic, comm, data, .. } = place;
     let recompute = config.gradient_checkpointing;
     let blocks = stage.blocks.clone();
     let overlay = Overlay::new(&inputs.space, blocks, partition, executor, model.kind(), recompute);
@@ -255,6 +277,7 @@ pub(crate) fn parts<'a>(
         comm,
         data,
         config,
+        rank_traffic,
         pipeline: Pipeline { mesh, rank: comm.rank(), pass, weights, stages },
         executor,
         fixed: FixedPoint::new(largest, inputs.schedule.micro_batches_per_step()),
@@ -266,8 +289,13 @@ pub(crate) fn parts<'a>(
     }
 }
 
-pub(crate) fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], mesh: &Mesh) -> StartInfo {
-    let config = engine.parts.config;
+pub(crate) fn start_info(
+    engine: &Engine<'_>,
+    inputs: &Inputs,
+    counts: &[u64],
+    stages: &[Range<usize>],
+) -> StartInfo {
+    let (config, mesh) = (engine.parts.config, &engine.parts.pipeline.mesh);
     let parameters = inputs.model_config.parameters().total();
     StartInfo {
         output: config.output_dir(),
@@ -283,6 +311,8 @@ pub(crate) fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], m
         micro_batches: config.accumulation_steps,
         micro_batch_size: config.micro_batch_size,
         ranks: mesh.ranks(),
+        mesh: mesh.degrees(),
+        stages: stages.to_vec(),
         backend: engine.parts.comm.backend(),
         threads: config.threads,
         dtype: config.dtype.to_string(),
@@ -306,8 +336,8 @@ fn partition_words(config: &TrainConfig) -> String {
     }
 }
 
-pub(crate) fn facts(start: &StartInfo, mesh: &Mesh, counts: &[u64]) -> Value {
-    let degrees = mesh.degrees();
+pub(crate) fn facts(start: &StartInfo, counts: &[u64]) -> Value {
+    let degrees = start.mesh;
     json!({
         "gpart_dist": env!("CARGO_PKG_VERSION"),
         "libtorch": env!("GPART_LIBTORCH_VERSION"),

@@ -2,8 +2,8 @@
 //! and a unit is gathered when it is needed, with the next one on its way.
 //!
 //! At most two gathered units are in memory, the one in use and the next. Where graphs outlive the use of their weights
-//! (no recompute), every block has an address of its own: its pages are given back after forward and filled with the
-//! same bytes before backward, so that what a graph kept is valid again.
+//! (no recompute), every block has an address of its own, and the two sets of pages move under the address of the block
+//! that is in use: before backward a block's address holds the same bytes again, so that what a graph kept is valid.
 
 use std::collections::VecDeque;
 
@@ -22,6 +22,8 @@ const UNITS_IN_MEMORY: usize = 2;
 /// A stage's weights, shared out.
 pub(crate) struct Sharded {
     comm: Box<dyn Communicator>,
+    /// The same ranks; rows of the embedding.
+    rows_comm: Box<dyn Communicator>,
     config: ModelConfig,
     kind: Kind,
     stage: Stage,
@@ -41,14 +43,18 @@ pub(crate) struct Sharded {
     coming: VecDeque<(Gather, Pending<Region>)>,
     /// In use.
     held: Option<(Gather, Region)>,
+    /// One of several tiles is.
+    tile_in_use: bool,
 }
 
 /// Regions for gathered units.
 struct Memory {
-    /// A block's own, by its place in the stage; none of them where blocks share.
+    /// A block's own addresses, by its place in the stage, with pages while it is in use; none where blocks need none.
     of_blocks: Vec<Option<Region>>,
-    /// For whatever has none of its own.
+    /// Pages for whatever is gathered.
     shared: Vec<Region>,
+    /// Where pages came from that are under a block's own address, by the block.
+    lent: Vec<(usize, Region)>,
     /// Units being gathered or in use.
     in_use: usize,
 }
@@ -83,6 +89,7 @@ impl Sharded {
         let norm = stage.is_last().then(|| reader.norm()).transpose()?;
         let memory = Memory::new(&blocks, &head, shards, keeps_graphs)?;
         Ok(Self {
+            rows_comm: comm.split("embedding", 0),
             comm,
             config: reader.config.clone(),
             kind: reader.kind,
@@ -97,6 +104,7 @@ impl Sharded {
             upcoming: VecDeque::new(),
             coming: VecDeque::new(),
             held: None,
+            tile_in_use: false,
         })
     }
 
@@ -161,7 +169,7 @@ impl FrozenWeights for Sharded {
     fn begin(&mut self, gathers: Vec<Gather>, ids: &[i64]) -> Result<(), TrainError> {
         assert!(self.held.is_none() && self.coming.is_empty() && self.upcoming.is_empty(), "all was used");
         if self.stage.is_first() {
-            let (comm, layout) = (self.comm.as_ref(), &self.layout);
+            let (comm, layout) = (self.rows_comm.as_ref(), &self.layout);
             self.rows = Some(FetchedRows::fetch(comm, layout, &self.embedding, ids, self.kind)?);
         }
         self.upcoming = gathers.into();
@@ -195,14 +203,16 @@ impl FrozenWeights for Sharded {
     }
 
     fn open_head(&mut self) {
-        // A single tile is held from here on; of several each is asked for.
+        // A single tile is held from here on, for one use; of several each is asked for.
         if self.is_at_hand() {
             self.hold(Unit::Tile(0));
         }
     }
 
     fn close_head(&mut self) {
-        self.let_go();
+        if std::mem::take(&mut self.tile_in_use) || self.is_at_hand() {
+            self.let_go();
+        }
     }
 }
 
@@ -218,8 +228,9 @@ impl Head for Sharded {
     }
 
     fn tile(&mut self, tile: usize) -> Result<Tensor, TrainError> {
-        // The one before is not read any more.
-        if self.held.as_ref().is_some_and(|(gather, _)| gather.unit != Unit::Tile(tile)) {
+        // Of several tiles each is one use, and the one before is not read any more.
+        let is_a_use = !self.is_at_hand();
+        if std::mem::replace(&mut self.tile_in_use, is_a_use) {
             self.let_go();
         }
         let rows = tile_rows(self.config.vocab_size, tile);
@@ -241,16 +252,23 @@ impl Memory {
                 of_blocks.push(Some(region(whole(piece))?));
             }
         }
-        let sharing = if keeps_graphs { &[] } else { blocks };
-        let largest = sharing.iter().chain(head).map(whole).max().unwrap_or(0);
+        let largest = blocks.iter().chain(head).map(whole).max().unwrap_or(0);
         let shared = (0..UNITS_IN_MEMORY).map(|_| region(largest)).collect::<Result<_, _>>()?;
-        Ok(Self { of_blocks, shared, in_use: 0 })
+        Ok(Self { of_blocks, shared, lent: Vec::new(), in_use: 0 })
     }
 
     /// Memory of `length` bytes for a unit, unless its own is in use.
     fn take(&mut self, unit: Unit, first_block: usize, length: usize) -> Option<Region> {
         let mut region = match unit {
-            Unit::Block(block) if !self.of_blocks.is_empty() => self.of_blocks[block - first_block].take()?,
+            Unit::Block(block) if !self.of_blocks.is_empty() => {
+                let mut own = self.of_blocks[block - first_block].take()?;
+                if let Some(pages) = self.shared.last_mut() {
+                    // Where pages cannot move, the address gets new ones.
+                    let _ = pages.move_pages(&mut own);
+                }
+                self.lent.push((block, self.shared.pop()?));
+                own
+            }
             _ => self.shared.pop()?,
         };
         region.set_len(length);
@@ -262,7 +280,13 @@ impl Memory {
         self.in_use -= 1;
         match unit {
             Unit::Block(block) if !self.of_blocks.is_empty() => {
-                region.drop_pages();
+                let lent = self.lent.iter().position(|(lent_to, _)| *lent_to == block);
+                let mut pages = lent.map(|at| self.lent.swap_remove(at).1);
+                let moved = pages.as_mut().is_some_and(|pages| region.move_pages(pages).is_ok());
+                if !moved {
+                    region.drop_pages();
+                }
+                self.shared.extend(pages);
                 self.of_blocks[block - first_block] = Some(region);
             }
             _ => self.shared.push(region),
