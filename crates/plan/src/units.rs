@@ -79,23 +79,21 @@ impl Units {
         sum(stage.runs.iter().map(|run| product([run.repeat, of_block(run.run)])))
     }
 
-    /// Memory of a rank for gathered units, bytes: the one in use and the next. Where graphs outlive their weights every
-    /// block has an address of its own, whose pages are given back after use, and tiles have memory besides.
-    pub fn gathered(self, stage: &Stage<'_>, keeps_graphs: bool) -> u64 {
+    /// The largest unit that a rank of the stage gathers, bytes; 0 where nothing is.
+    pub fn largest(self, stage: &Stage<'_>) -> u64 {
         if self.shards <= 1 {
             return 0;
         }
-        let model = stage.model;
-        let block = stage.runs.iter().map(|run| self.block_piece(model, run.run)).max().unwrap_or(0);
-        let (tile, tiles) = match stage.is_last() {
-            true => (self.tile_piece(model, model.vocab.min(TILE_ROWS)), self.tiles(model).min(2)),
-            false => (0, 0),
-        };
-        let pieces = match keeps_graphs {
-            true => product([2, block]).saturating_add(product([tiles, tile])),
-            false => product([2, block.max(tile)]),
-        };
-        product([pieces, self.shards])
+        let tile = self.tile_piece(stage.model, stage.model.vocab.min(TILE_ROWS));
+        let blocks = stage.runs.iter().map(|run| self.block_piece(stage.model, run.run));
+        let piece = blocks.chain(stage.is_last().then_some(tile)).max().unwrap_or(0);
+        product([piece, self.shards])
+    }
+
+    /// A rank's piece of the last tile of a table.
+    pub fn last_tile(self, model: &Model) -> u64 {
+        let rest = model.vocab % TILE_ROWS;
+        self.tile_piece(model, if rest == 0 { model.vocab.min(TILE_ROWS) } else { rest })
     }
 
     /// Tiles of the head.
