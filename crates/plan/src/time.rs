@@ -24,7 +24,7 @@ const ASSUMED_MS: f64 = 0.05;
 /// | computing | (M − 1)·max c_p + Σ c_p: 1F1B goes at the pace of the slowest stage once it is full |
 /// | bubble | 1 − M·Σ c_p / (P · computing), which is (P − 1)/(M + P − 1) where stages are equal |
 /// | weights not there in time | the same with max(c_p, g_p) in place of c_p, less it: gathers go on while a rank computes; g_p = bytes of a round / bandwidth + gathers of a round · (S − 1) · latency, on a ring |
-/// | embedding rows | (S − 1)/S of the rows at most / bandwidth + latency |
+/// | embedding rows | requests and rows at most / bandwidth + S · latency: a ring, then the rows |
 /// | messages of stages | for each boundary and direction, a micro-batch's activations / bandwidth + latency: the others travel while stages compute |
 /// | all-reduce | 2·(n − 1)/n · bytes / bandwidth + 2·(n − 1)·latency over all n ranks: a ring |
 /// | small gathers | bytes / bandwidth + log2(n)·latency for each |
@@ -110,17 +110,18 @@ impl Timing {
         let others = layout.shards().saturating_sub(1) as f64;
         let compute: Vec<f64> =
             stage_operations(facts, layout, steps).iter().map(|stage| stage / rates.operations).collect();
-        let waited = volumes.stages.iter().zip(&compute).map(|(stage, compute)| {
-            let gather =
-                rates.transfer(stage.round() as f64) + stage.gathers as f64 * others * rates.latency();
-            compute.max(gather)
-        });
         let rounds = steps.busiest_rank;
+        let waited = volumes.stages.iter().zip(&compute).map(|(stage, compute)| {
+            let (bytes, gathers) = (stage.gathered(rounds).total() as f64, stage.gathers(rounds) as f64);
+            let gathering = rates.transfer(bytes) + gathers * others * rates.latency();
+            compute.max(gathering / rounds.max(1) as f64)
+        });
         let compute_seconds = computing(&compute, rounds);
         let busy = rounds as f64 * compute.iter().sum::<f64>() / layout.depth().max(1) as f64;
         let bubble = 1.0 - busy / compute_seconds;
         let with_gathers = computing(&waited.collect::<Vec<f64>>(), rounds);
-        let embedding = rates.transfer(volumes.embedding_rows as f64) + rates.latency();
+        let embedding = rates.transfer(volumes.embedding_rows as f64 + volumes.requests as f64)
+            + (others + 1.0) * rates.latency();
         let messages =
             layout.stages.iter().skip(1).map(|stage| 1.0 + f64::from(u8::from(stage.sends_backward())));
         let message = rates.transfer(volumes.message as f64) + rates.latency();

@@ -7,7 +7,7 @@ use crate::facts::Facts;
 use crate::stage::Layout;
 use crate::steps::Steps;
 use crate::units::Units;
-use crate::wire::RankTraffic;
+use crate::wire::{RankTraffic, small_gather};
 
 /// What moves in a full step, axis by axis, counted as a run's own totals are: the length of a vector that is
 /// all-reduced, what the others send in a gather, the length of a message.
@@ -62,11 +62,6 @@ pub enum Certainty {
 
 /// Gathers that every rank makes in a step: after the micro-batches, the losses, the hash of θ, after the record.
 const SMALL_GATHERS: u64 = 4;
-/// Bytes of the block that each rank sends in a small gather, and of those the payload's.
-const BLOCK: u64 = 128;
-const INLINE: u64 = 120;
-/// Longer payloads follow in blocks of a multiple of this.
-const ALIGNMENT: u64 = 64;
 
 /// Bytes of a step, before they are told apart by axis.
 pub(crate) struct Volumes {
@@ -78,8 +73,10 @@ pub(crate) struct Volumes {
     pub small_calls: u64,
     /// A rank of each stage.
     pub stages: Vec<RankTraffic>,
-    /// Rows of the embedding that a rank of the first stage receives: one a token and at most V, of which it has 1/S.
+    /// Rows of the embedding that a rank of the first stage receives: one a token and at most V. Some it has itself.
     pub embedding_rows: u64,
+    /// Received in the gather of the numbers of those rows.
+    pub requests: u64,
     /// Activations of a mean micro-batch, B·T·H·c.
     pub message: u64,
 }
@@ -90,18 +87,22 @@ impl Volumes {
         let units = Units { shards, number: facts.training.dtype.bytes() };
         let others = facts.ranks.total.saturating_sub(1);
         // An f64 for each micro-batch of the rank; the other payloads are shorter than a block.
-        let losses = product([steps.busiest_rank, 8]);
-        let more = if losses > INLINE { product([losses.div_ceil(ALIGNMENT), ALIGNMENT]) } else { 0 };
+        let short = product([SMALL_GATHERS - 1, small_gather(others, 0)]);
+        let losses = small_gather(others, product([steps.busiest_rank, 8]));
         // Casts from f64 saturate.
         let tokens = steps.tokens / steps.micro_batches.max(1) as f64;
         let wanted = (tokens * steps.busiest_rank as f64).ceil() as u64;
-        let rows = product([wanted.min(model.vocab), model.hidden, units.number]);
+        let wanted = wanted.min(model.vocab);
+        let rows = product([wanted, model.hidden, units.number]);
+        let stages: Vec<RankTraffic> =
+            (0..layout.stages.len()).map(|at| RankTraffic::of(&layout.stages, at, units)).collect();
         Self {
             all_reduce: product([facts.training.d.saturating_add(1), 8]),
-            small_gathers: product([others, sum([SMALL_GATHERS * BLOCK, more])]),
-            small_calls: SMALL_GATHERS + u64::from(more > 0),
-            stages: (0..layout.stages.len()).map(|at| RankTraffic::of(&layout.stages, at, units)).collect(),
-            embedding_rows: rows - rows.div_ceil(shards),
+            small_gathers: short.saturating_add(losses),
+            small_calls: SMALL_GATHERS,
+            requests: stages.first().map_or(0, |first| first.requests(wanted)),
+            stages,
+            embedding_rows: if shards > 1 { rows } else { 0 },
             message: product([tokens.ceil() as u64, model.hidden, units.number]),
         }
     }
@@ -159,21 +160,16 @@ fn busiest_axis(
 
 /// What a rank of a stage gathers in so many rounds, and the rows of the embedding.
 fn shard_moves(volumes: &Volumes, at: usize, rounds: u64) -> Vec<Move> {
-    let rank = &volumes.stages[at];
-    let gather = |what, bytes| Move {
-        operation: "all-gather",
-        what,
-        bytes: product([rounds, bytes]),
-        certainty: Certainty::Exact,
-    };
-    let rows = if at == 0 { volumes.embedding_rows } else { 0 };
-    let rows =
-        Move { operation: "receive", what: "embedding rows", bytes: rows, certainty: Certainty::AtMost };
+    let gathered = volumes.stages[at].gathered(rounds);
+    let gather = |what, bytes| Move { operation: "all-gather", what, bytes, certainty: Certainty::Exact };
+    let (requests, rows) = if at == 0 { (volumes.requests, volumes.embedding_rows) } else { (0, 0) };
+    let at_most = |operation, what, bytes| Move { operation, what, bytes, certainty: Certainty::AtMost };
     let moves = [
-        gather("blocks, forward", rank.forward),
-        gather("blocks, backward", rank.backward),
-        gather("head, twice", product([2, rank.head])),
-        rows,
+        gather("blocks, forward", gathered.forward),
+        gather("blocks, backward", gathered.backward),
+        gather("head's tiles", gathered.head),
+        at_most("all-gather", "requests of embedding rows", requests),
+        at_most("receive", "embedding rows", rows),
     ];
     moves.into_iter().filter(|one| one.bytes > 0).collect()
 }

@@ -1,8 +1,8 @@
 //! Frozen weights of a rank: whole tensors, or pieces of what is gathered.
 //!
 //! A gathered unit is a block, its tensors end to end, each rounded up to 64 bytes, or a tile of 16,384 rows of the
-//! embedding or head. Each of S ranks holds an equal piece: of a block ceil(bytes / S), of a tile ceil(rows / S) rows, both
-//! rounded up to 64 bytes.
+//! embedding or head. Each of S ranks holds an equal piece: of a block ceil(bytes / S) rounded up to 64 bytes, of a tile
+//! ceil(rows / S) rows, rounded up to a number of rows whose bytes 64 divides.
 
 use crate::count::{product, sum};
 use crate::facts::{BlockRun, Model};
@@ -39,9 +39,13 @@ impl Units {
         sum(linears.chain([product([2, tensor(model.hidden)])]))
     }
 
-    /// A rank's piece of a tile of so many rows, bytes.
-    fn tile_piece(self, model: &Model, rows: u64) -> u64 {
-        aligned(product([rows.div_ceil(self.shards.max(1)), model.hidden, self.number]))
+    /// A rank's piece of a tile of so many rows, bytes: [`mesh::piece_rows`], for any numbers.
+    pub fn tile_piece(self, model: &Model, rows: u64) -> u64 {
+        let row = product([model.hidden, self.number]);
+        // 64 over the greatest common divisor; of 0 and 64 that is 64.
+        let step = ALIGNMENT >> row.trailing_zeros().min(ALIGNMENT.trailing_zeros());
+        let rows = rows.div_ceil(self.shards.max(1)).div_ceil(step);
+        product([rows, step, row])
     }
 
     /// A rank's pieces of all tiles of a table of V rows.
@@ -75,15 +79,23 @@ impl Units {
         sum(stage.runs.iter().map(|run| product([run.repeat, of_block(run.run)])))
     }
 
-    /// The largest unit that a rank of the stage gathers, bytes; 0 where nothing is.
-    pub fn largest(self, stage: &Stage<'_>) -> u64 {
+    /// Memory of a rank for gathered units, bytes: the one in use and the next. Where graphs outlive their weights every
+    /// block has an address of its own, whose pages are given back after use, and tiles have memory besides.
+    pub fn gathered(self, stage: &Stage<'_>, keeps_graphs: bool) -> u64 {
         if self.shards <= 1 {
             return 0;
         }
-        let tile = self.tile_piece(stage.model, stage.model.vocab.min(TILE_ROWS));
-        let blocks = stage.runs.iter().map(|run| self.block_piece(stage.model, run.run));
-        let piece = blocks.chain(stage.is_last().then_some(tile)).max().unwrap_or(0);
-        product([piece, self.shards])
+        let model = stage.model;
+        let block = stage.runs.iter().map(|run| self.block_piece(model, run.run)).max().unwrap_or(0);
+        let (tile, tiles) = match stage.is_last() {
+            true => (self.tile_piece(model, model.vocab.min(TILE_ROWS)), self.tiles(model).min(2)),
+            false => (0, 0),
+        };
+        let pieces = match keeps_graphs {
+            true => product([2, block]).saturating_add(product([tiles, tile])),
+            false => product([2, block.max(tile)]),
+        };
+        product([pieces, self.shards])
     }
 
     /// Tiles of the head.

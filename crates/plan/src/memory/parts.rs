@@ -41,8 +41,7 @@ pub(super) fn held(rank: Rank<'_>) -> Vec<Part> {
         part("program and libraries", PROGRAM_BYTES),
         part("embedding, head and norms", rank.units.ends(rank.stage)),
         part("blocks' weights", rank.units.blocks(rank.stage)),
-        // Where weights are cut, what computes and what comes next each have room for the largest unit.
-        part("gathered weights, current and next", product([2, rank.units.largest(rank.stage)])),
+        part("gathered weights, current and next", rank.units.gathered(rank.stage, !training.recompute)),
         part("embedding rows of a step's tokens", embedding_rows(rank)),
         part("messages of neighbouring stages", stage_messages(rank)),
         part("adapted weights' buffers (float32)", delta_buffers(rank)),
@@ -82,12 +81,17 @@ fn embedding_rows(rank: Rank<'_>) -> u64 {
     product([model.vocab.min(tokens), model.hidden, rank.units.number])
 }
 
-/// Activations of a micro-batch: one being received and one being sent.
+/// Activations and gradients of micro-batches on their way: two of each neighbour are expected, and four may be under
+/// way to neighbours.
 fn stage_messages(rank: Rank<'_>) -> u64 {
-    match rank.stage.of {
-        0 | 1 => 0,
-        _ => product([2, Shape::of_training(rank.facts).input().total]),
-    }
+    let (stage, batches) = (rank.stage, rank.micro_batches);
+    let is = |wanted: bool, most: u64| if wanted { batches.min(most) } else { 0 };
+    // Adapted weights up to this stage's end are what gradients come for.
+    let gets_gradients = !stage.is_last() && stage.adapted.end > 0;
+    let coming = is(!stage.is_first(), 2) + is(gets_gradients, 2);
+    let sent = u64::from(!stage.is_last()) + u64::from(stage.sends_backward());
+    let going = product([batches, sent]).min(4);
+    product([coming + going, Shape::of_training(rank.facts).input().total])
 }
 
 /// Phases in the order in which a run comes to them, and the bytes of activations in small pieces.
@@ -130,7 +134,7 @@ fn step_ids(facts: &Facts) -> u64 {
     product([Shape::of_training(facts).tokens(), facts.training.accumulation.max(1), 24])
 }
 
-/// A tensor is read in its stored format before it is converted.
+/// A tensor, or a rank's part of it, is read in its stored format before it is converted.
 fn loading(rank: Rank<'_>) -> Phase {
     let (model, c) = (rank.stage.model, rank.units.number);
     let all = Parameters::new(model).total.max(1);
@@ -139,7 +143,12 @@ fn loading(rank: Rank<'_>) -> Phase {
     let has_table = rank.stage.is_first() || rank.stage.is_last();
     let linears = rank.stage.runs.iter().flat_map(|run| &run.run.linears);
     let largest = linears.map(Linear::weights).chain(has_table.then_some(table)).max().unwrap_or(0);
-    let converted = if stored == c { 0 } else { product([largest, stored]) };
+    // Of a part there is a converted copy besides, on the way to where it stays.
+    let part_of = |numbers: u64| match rank.units.shards > 1 {
+        true => product([numbers.div_ceil(rank.units.shards), stored.saturating_add(c)]),
+        false => product([numbers, stored]),
+    };
+    let converted = if stored == c { 0 } else { part_of(largest) };
     phase("reading the weights", vec![part("largest tensor as stored", converted)])
 }
 
@@ -243,7 +252,7 @@ fn pass_phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
 /// The end of a forward: the head on the last stage; elsewhere a block, whose graph is counted with what is kept.
 fn forward_phase(rank: Rank<'_>, shape: &Shape<'_>, mut parts: Vec<Part>) -> (Phase, Bytes) {
     if rank.stage.is_last() {
-        let head = shape.head(rank.facts.training.cross_entropy_chunk, 16, rank.units.shards > 1);
+        let head = shape.head(rank.facts.training.cross_entropy_chunk, true, rank.units.shards > 1);
         parts.push(part("logits, softmax and gradients", head.total));
         return (phase("head and loss", parts), head);
     }
@@ -265,7 +274,7 @@ fn half_copies(facts: &Facts, adapted: u64) -> u64 {
 fn held_out(rank: Rank<'_>) -> Option<Phase> {
     let shape = Shape::of_rows(rank.facts, rank.facts.training.eval_batch_size?);
     let head = match rank.stage.is_last() {
-        true => shape.head(rank.facts.training.cross_entropy_chunk, 12, rank.units.shards > 1).total,
+        true => shape.head(rank.facts.training.cross_entropy_chunk, false, rank.units.shards > 1).total,
         false => 0,
     };
     Some(phase(
@@ -277,12 +286,12 @@ fn held_out(rank: Rank<'_>) -> Option<Phase> {
     ))
 }
 
-/// A sample continuation has ΔW of all blocks of the stage in place at once.
+/// A sample continuation is computed row by row like held-out data.
 fn sampling(rank: Rank<'_>) -> Option<Phase> {
-    let c = rank.units.number;
-    let copied = c != 4 || rank.facts.training.recompute;
-    let copies = part("adapted weights of all blocks", product([rank.stage.adapted_count(), c]));
-    (rank.facts.training.samples && copied).then(|| phase("sample continuation", vec![copies]))
+    let shape = Shape::of_rows(rank.facts, 1);
+    let copies = part("ΔW in the compute dtype", half_copies(rank.facts, rank.stage.widest_adapted()));
+    let activations = part("activations", shape.forward_alone().total);
+    rank.facts.training.samples.then(|| phase("sample continuation", vec![copies, activations]))
 }
 
 fn part(name: &'static str, bytes: u64) -> Part {

@@ -121,7 +121,7 @@ pub(super) fn time(plan: &Plan) -> Section {
     };
     if plan.mesh.dp_shard > 1 {
         part("+ waiting for gathered weights", timing.gather_seconds, "max(computing, gathers) − computing");
-        part("+ embedding rows", timing.embedding_seconds, "at most; bytes / bandwidth + latency");
+        part("+ embedding rows", timing.embedding_seconds, "at most; bytes / bandwidth + S · latency");
     }
     if plan.mesh.pp > 1 {
         let formula = "a message over each boundary, there and back";

@@ -66,8 +66,9 @@ fn memory_of_a_tiny_model_by_hand() {
     assert_eq!(part("gradients of activations"), 4 * 10 * (24 + 44));
     assert_eq!(memory.peak, memory.held_bytes + 4 * 10 * (3 * (8 + block) + 24 + 44));
     let phase = |name: &str| memory.phases.iter().find(|phase| phase.name == name).unwrap().bytes;
-    // 16 bytes a number for 3 positions of V + H, and twice N·H.
-    assert_eq!(phase("head and loss"), 4 * 10 * 3 * (8 + block) + 16 * 3 * 18 + 2 * 4 * 80);
+    // Four times N·H; for 3 positions V logits and their exponentials, and twice H.
+    let head = 4 * (4 * 80 + 3 * (2 * 10 + 2 * 8));
+    assert_eq!(phase("head and loss"), 4 * 10 * 3 * (8 + block) + head);
     // One block's graph is gone; the gradient comes in and its product with the output is there.
     let gradients = 4 * 10 * (3 * 8 + 2 * block) + 2 * 4 * 80 + 4 * 192;
     assert_eq!(phase("gradients of a block's weights"), gradients);
@@ -88,7 +89,9 @@ fn memory_in_half_precision_and_with_recompute() {
     let recomputed = memory(Dtype::Bfloat16, true);
     assert_eq!(recomputed.part("adapted weights' buffers (float32)"), 4 * 192);
     assert_eq!(phase(&recomputed, "backward of a block"), 10 * (3 * 2 * 8 + block) + 2 * 192 + backward);
-    assert_eq!(phase(&recomputed, "head and loss"), 10 * 3 * 2 * 8 + 16 * 3 * 18 + 2 * 2 * 80);
+    // One gradient and the logits are f32; before that, logits are not.
+    let head = 2 * 3 * 80 + 4 * 80 + 3 * (2 * 4 * 10 + 2 * 10 + 2 * 2 * 8);
+    assert_eq!(phase(&recomputed, "head and loss"), 10 * 3 * 2 * 8 + head);
     // Weight gradients of one block in bf16 and widened.
     let gradients = 10 * 3 * 2 * 8 + 2 * 192 + 2 * 2 * 80 + 6 * 192;
     assert_eq!(phase(&recomputed, "gradients of a block's weights"), gradients);
