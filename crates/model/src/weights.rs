@@ -229,28 +229,49 @@ impl WeightReader<'_> {
         range: Range<usize>,
         into: &mut [u8],
     ) -> Result<(), ModelError> {
-        let (bytes, kind) = check_tensor(self.files, name, shape)?;
-        let width = kind.elt_size_in_bytes();
-        let stored = &bytes[range.start * width..range.end * width];
-        assert_eq!(into.len(), range.len() * self.number_bytes(), "room for these numbers");
-        if kind == self.kind {
-            into.copy_from_slice(stored);
-        } else {
-            let part = Tensor::f_from_data_size(stored, &[range.len() as i64], kind)
-                .and_then(|part| part.f_to_kind(self.kind))
-                .map_err(torch_error(name))?;
-            part.f_copy_data_u8(into, range.len()).map_err(torch_error(name))?;
+        check_tensor(self.files, name, shape)?;
+        let width = self.number_bytes();
+        assert_eq!(into.len(), range.len() * width, "room for these numbers");
+        for (chunk, into) in chunks_of(range).zip(into.chunks_mut(CHUNK_NUMBERS * width)) {
+            let count = chunk.len();
+            let part = self.chunk(name, shape, chunk)?;
+            part.f_copy_data_u8(into, count).map_err(torch_error(name))?;
         }
-        self.files.release(name);
         Ok(())
     }
 
     fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
-        let (bytes, kind) = check_tensor(self.files, name, shape)?;
-        let tensor = Tensor::f_from_data_size(bytes, shape, kind).map_err(torch_error(name))?;
-        self.files.release(name);
-        tensor.f_to_device(self.device).and_then(|t| t.f_to_kind(self.kind)).map_err(torch_error(name))
+        check_tensor(self.files, name, shape)?;
+        let error = torch_error(name);
+        let tensor = Tensor::f_empty(shape, (self.kind, self.device)).map_err(&error)?;
+        let flat = tensor.f_view([-1]).map_err(&error)?;
+        for chunk in chunks_of(0..flat.numel()) {
+            let (start, count) = (chunk.start as i64, chunk.len() as i64);
+            let part = self.chunk(name, shape, chunk)?;
+            flat.f_narrow(0, start, count).and_then(|mut to| to.f_copy_(&part)).map_err(&error)?;
+        }
+        Ok(tensor)
     }
+
+    /// Some numbers of a tensor, in the compute dtype. The file's pages are let go of at once.
+    fn chunk(&self, name: &str, shape: &[i64], range: Range<usize>) -> Result<Tensor, ModelError> {
+        let (bytes, kind) = check_tensor(self.files, name, shape)?;
+        let width = kind.elt_size_in_bytes();
+        let stored = range.start * width..range.end * width;
+        let part = Tensor::f_from_data_size(&bytes[stored.clone()], &[range.len() as i64], kind)
+            .and_then(|part| part.f_to_kind(self.kind))
+            .map_err(torch_error(name))?;
+        self.files.release_part(name, stored);
+        Ok(part)
+    }
+}
+
+/// Numbers that are read at a time: a tensor of a gigabyte is not in memory twice.
+const CHUNK_NUMBERS: usize = 1 << 24;
+
+fn chunks_of(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(CHUNK_NUMBERS).map(move |start| start..end.min(start + CHUNK_NUMBERS))
 }
 
 fn torch_error(name: &str) -> impl Fn(tch::TchError) -> ModelError {
