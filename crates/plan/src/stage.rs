@@ -8,16 +8,15 @@ use crate::PlanError;
 use crate::count::{product, sum};
 use crate::facts::{BlockRun, Facts, Model};
 
-/// Blocks of models that are split by the cost of each: as many as a model may have. In a longer one, which no file
-/// describes, stages get equal numbers.
-const SPLIT_BY_COST: usize = 1 << 13;
+/// Blocks of models that are split by the cost of each; of more, which no model has, stages get equal numbers.
+const SPLIT_BY_COST: usize = 1 << 10;
 
 /// The blocks of each of `pp` stages, by the cost of a token: 2 operations for a weight of the blocks below the first
 /// adapted one (forward alone), 4 for a frozen weight of the others (forward, and the gradient of its input), 6 for an
 /// adapted one (its own gradient besides), and 4·V·H on the last stage for the head. The embedding is free.
 ///
 /// # Errors
-/// [`StageError::TooMany`] for more stages than blocks (or than 8,192).
+/// [`StageError::TooMany`] for more stages than blocks (or than 1,024).
 pub fn stages(model: &Model, pp: usize) -> Result<Vec<Range<usize>>, StageError> {
     let blocks = usize::try_from(model.block_count()).unwrap_or(usize::MAX);
     if pp == 1 {
