@@ -150,8 +150,7 @@ impl<'a> Shape<'a> {
     /// | gradient by them, and by what the norm makes of them | N·H, N·H f32 | with gradients |
     /// | what the norm makes of all positions | N·H | tile by tile; otherwise of a chunk, as below |
     /// | a chunk's logits | f32, of V, or of a tile | of V with gradients, unless tile by tile |
-    /// | their exponentials | f32, of a tile | always |
-    /// | a tile's logits before they are widened | of a tile | always in half precision |
+    /// | their exponentials | f32, of a tile | always; in half precision their place is taken by turns |
     /// | a chunk's normed hidden states and their gradient | 2 of H | always |
     pub fn head(&self, chunk: u64, with_gradients: bool, gathered: bool) -> Bytes {
         let hidden = self.model.hidden;
@@ -161,7 +160,6 @@ impl<'a> Shape<'a> {
         // Logits are kept tile by tile.
         let (tiles, rest) = (columns / TILE_ROWS, columns % TILE_ROWS);
         let logits = |width: u64| product([positions, width, 4]);
-        let half = if self.dtype == Dtype::Float32 { 0 } else { product([positions, tile, 2]) };
         let none = Bytes::default();
         Bytes::from_iter([
             self.compute(2, hidden),
@@ -170,7 +168,6 @@ impl<'a> Shape<'a> {
             Bytes::pieces(tiles, logits(TILE_ROWS)),
             Bytes::pieces(1, logits(rest)),
             Bytes::pieces(1, logits(tile)),
-            Bytes::pieces(1, half),
             Bytes::pieces(2, product([positions, hidden, self.dtype.bytes()])),
         ])
     }

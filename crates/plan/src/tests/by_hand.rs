@@ -89,8 +89,8 @@ fn memory_in_half_precision_and_with_recompute() {
     let recomputed = memory(Dtype::Bfloat16, true);
     assert_eq!(recomputed.part("adapted weights' buffers (float32)"), 4 * 192);
     assert_eq!(phase(&recomputed, "backward of a block"), 10 * (3 * 2 * 8 + block) + 2 * 192 + backward);
-    // One gradient and the logits are f32; before that, logits are not.
-    let head = 2 * 3 * 80 + 4 * 80 + 3 * (2 * 4 * 10 + 2 * 10 + 2 * 2 * 8);
+    // One gradient and the logits are f32.
+    let head = 2 * 3 * 80 + 4 * 80 + 3 * (2 * 4 * 10 + 2 * 2 * 8);
     assert_eq!(phase(&recomputed, "head and loss"), 10 * 3 * 2 * 8 + head);
     // Weight gradients of one block in bf16 and widened.
     let gradients = 10 * 3 * 2 * 8 + 2 * 192 + 2 * 2 * 80 + 6 * 192;
