@@ -54,6 +54,14 @@ impl Units {
         product([full, self.tile_piece(model, TILE_ROWS)]).saturating_add(self.tile_piece(model, rest))
     }
 
+    /// A rank's piece of the last tile of a table of V rows.
+    pub fn last_tile_piece(self, model: &Model) -> u64 {
+        match model.vocab % TILE_ROWS {
+            0 => self.tile_piece(model, model.vocab.min(TILE_ROWS)),
+            rest => self.tile_piece(model, rest),
+        }
+    }
+
     /// Bytes of the embedding, head and norms that a rank of a stage holds. Norms of blocks are counted here where
     /// weights are not cut, and belong to the blocks' pieces where they are.
     pub fn ends(self, stage: &Stage<'_>) -> u64 {
@@ -80,22 +88,15 @@ impl Units {
     }
 
     /// Memory of a rank for gathered units, bytes: the one in use and the next. Where graphs outlive their weights every
-    /// block has an address of its own, whose pages are given back after use, and tiles have memory besides.
-    pub fn gathered(self, stage: &Stage<'_>, keeps_graphs: bool) -> u64 {
+    /// block has an address of its own, under which the same pages move.
+    pub fn gathered(self, stage: &Stage<'_>) -> u64 {
         if self.shards <= 1 {
             return 0;
         }
         let model = stage.model;
-        let block = stage.runs.iter().map(|run| self.block_piece(model, run.run)).max().unwrap_or(0);
-        let (tile, tiles) = match stage.is_last() {
-            true => (self.tile_piece(model, model.vocab.min(TILE_ROWS)), self.tiles(model).min(2)),
-            false => (0, 0),
-        };
-        let pieces = match keeps_graphs {
-            true => product([2, block]).saturating_add(product([tiles, tile])),
-            false => product([2, block.max(tile)]),
-        };
-        product([pieces, self.shards])
+        let tile = if stage.is_last() { self.tile_piece(model, model.vocab.min(TILE_ROWS)) } else { 0 };
+        let blocks = stage.runs.iter().map(|run| self.block_piece(model, run.run));
+        product([2, blocks.chain([tile]).max().unwrap_or(0), self.shards])
     }
 
     /// Tiles of the head.

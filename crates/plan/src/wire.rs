@@ -62,6 +62,8 @@ struct Amounts {
     first: u64,
     /// The last block.
     last: u64,
+    /// The last tile.
+    last_tile: u64,
 }
 
 /// What a stage gathers.
@@ -101,7 +103,7 @@ impl GatheredUnits {
         let model = stage.model;
         // A rank receives the others' pieces.
         let others = units.shards.saturating_sub(1);
-        let of = |each: &dyn Fn(u64) -> u64, head: u64| {
+        let of = |each: &dyn Fn(u64) -> u64, [head, last_tile]: [u64; 2]| {
             let blocks = |backward: bool| {
                 let runs = stage.runs.iter().filter(|run| run.backward || !backward);
                 sum(runs.map(|run| product([run.repeat, each(units.block_piece(model, run.run))])))
@@ -110,17 +112,21 @@ impl GatheredUnits {
                 run.map_or(0, |run| each(units.block_piece(model, run.run)))
             };
             let (first, last) = (end(stage.runs.first()), end(stage.runs.last()));
-            Amounts { forward: blocks(false), backward: blocks(true), head, first, last }
+            Amounts { forward: blocks(false), backward: blocks(true), head, first, last, last_tile }
         };
         let (tiles, tables) = match stage.is_last() {
-            true => (units.tiles(model), units.table_pieces(model)),
-            false => (0, 0),
+            true => (units.tiles(model), [units.table_pieces(model), units.last_tile_piece(model)]),
+            false => (0, [0, 0]),
         };
-        let bytes = of(&|piece| product([piece, others]), product([tables, others]));
-        Self { bytes, gathers: of(&|_| 1, tiles), warm_up: (stage.of - 1).saturating_sub(stage.index) }
+        let bytes = of(&|piece| product([piece, others]), tables.map(|pieces| product([pieces, others])));
+        Self {
+            bytes,
+            gathers: of(&|_| 1, [tiles, tiles.min(1)]),
+            warm_up: (stage.of - 1).saturating_sub(stage.index),
+        }
     }
 
-    /// Rounds of training. Each gathers every block forward, the head's tiles twice (a single one stays) and
+    /// Rounds of training. Each gathers every block forward, the head's tiles there and back (the last one stays) and
     /// again, from the last to the first, the blocks that gradients go through. A unit that is needed again at once is not
     /// gathered again: between actions of 1F1B that meet in the same block.
     fn training(&self, of: impl Fn(&Self) -> Amounts, rounds: u64) -> Gathered {
@@ -142,11 +148,10 @@ impl GatheredUnits {
             when(ends_in_block, forward_backward, amounts.last),
             when(backward == 1, backwards, amounts.last),
         ]);
-        let sweeps = if tiles == 1 { 1 } else { 2 };
         Gathered {
             forward: product([rounds, amounts.forward]).saturating_sub(still_forward),
             backward: product([rounds, amounts.backward]).saturating_sub(still_backward),
-            head: product([rounds, sweeps, amounts.head]),
+            head: product([rounds, product([2, amounts.head]).saturating_sub(amounts.last_tile)]),
         }
     }
 

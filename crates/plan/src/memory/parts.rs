@@ -41,7 +41,7 @@ pub(super) fn held(rank: Rank<'_>) -> Vec<Part> {
         part("program and libraries", PROGRAM_BYTES),
         part("embedding, head and norms", rank.units.ends(rank.stage)),
         part("blocks' weights", rank.units.blocks(rank.stage)),
-        part("gathered weights, current and next", rank.units.gathered(rank.stage, !training.recompute)),
+        part("gathered weights, current and next", rank.units.gathered(rank.stage)),
         part("embedding rows of a step's tokens", embedding_rows(rank)),
         part("messages of neighbouring stages", stage_messages(rank)),
         part("adapted weights' buffers (float32)", delta_buffers(rank)),
