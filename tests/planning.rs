@@ -165,7 +165,7 @@ fn any_mesh_is_planned() {
         .iter()
         .map(|axis| axis["axis"].as_str().unwrap())
         .collect();
-    assert_eq!(axes, ["world", "dp-shard", "pp"]);
+    assert_eq!(axes, ["world", "dp-shard", "embedding", "pp"]);
     let timing = &mesh["timing"];
     assert!(float(&timing["bubble"]) > 0.0 && timing["link_is_assumed"] == false, "{timing}");
     assert_eq!(timing["step_seconds"], mesh["work"]["step_seconds"]);

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::facts::{Facts, PartitionKind};
 use crate::memory::Memory;
-use crate::stage::Layout;
+use crate::stage::{Layout, Stage};
 use crate::steps::Steps;
 use crate::time::{Rates, Timing};
 use crate::traffic::Traffic;
@@ -79,14 +79,16 @@ pub fn meshes(facts: &Facts) -> Vec<RankedMesh> {
     let rates = Rates::of(facts);
     let mut changed = facts.clone();
     let mut ranked = Vec::new();
+    let degree = |degree: u64| usize::try_from(degree).unwrap_or(usize::MAX);
     for pp in divisors(ranks).into_iter().filter(|pp| *pp <= MOST_STAGES) {
+        // More stages than blocks are no mesh.
+        let Ok(stages) = Stage::all(&facts.model, degree(pp)) else { continue };
         for shards in divisors(ranks / pp) {
-            let mesh =
-                [ranks / pp / shards, shards, pp].map(|degree| usize::try_from(degree).unwrap_or(usize::MAX));
-            let [dp_replicate, dp_shard, pp] = mesh;
-            changed.ranks.mesh = Degrees { dp_replicate, dp_shard, pp };
+            let (copies, dp_shard, pp) = (degree(ranks / pp / shards), degree(shards), degree(pp));
             if facts.training.partition != PartitionKind::SignedMagnitude || (dp_shard, pp) == (1, 1) {
-                ranked.extend(of_mesh(&changed, rates));
+                let degrees = Degrees { dp_replicate: copies, dp_shard, pp };
+                changed.ranks.mesh = degrees;
+                ranked.push(of_mesh(&changed, &Layout { degrees, stages: stages.clone() }, rates));
             }
         }
     }
@@ -106,21 +108,19 @@ pub(crate) fn smallest(facts: &Facts) -> Option<RankedMesh> {
     fits.or_else(|| meshes.iter().min_by_key(|mesh| mesh.host_peak)).cloned()
 }
 
-/// None for more stages than blocks.
-fn of_mesh(facts: &Facts, rates: Rates) -> Option<RankedMesh> {
-    let layout = Layout::new(facts).ok()?;
+fn of_mesh(facts: &Facts, layout: &Layout<'_>, rates: Rates) -> RankedMesh {
     let steps = Steps::new(facts);
-    let memory = Memory::of(&layout, facts);
-    let timing = Timing::new(facts, &layout, &steps, rates);
-    Some(RankedMesh {
-        degrees: facts.ranks.mesh,
+    let memory = Memory::of(layout, facts);
+    let timing = Timing::new(facts, layout, &steps, rates);
+    RankedMesh {
+        degrees: layout.degrees,
         peak: memory.peak,
         host_peak: memory.host_peak,
         fits: memory.available.map(|available| memory.host_peak <= available),
-        bytes_moved: Traffic::new(facts, &layout, &steps).busiest_rank,
+        bytes_moved: Traffic::new(facts, layout, &steps).busiest_rank,
         bubble: timing.bubble,
         step_seconds: timing.step_seconds,
-    })
+    }
 }
 
 /// In rising order.

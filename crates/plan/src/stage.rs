@@ -8,9 +8,8 @@ use crate::PlanError;
 use crate::count::{product, sum};
 use crate::facts::{BlockRun, Facts, Model};
 
-/// Blocks of models that are split by the cost of each: as many as a model may have. In a longer one, which no file
-/// describes, stages get equal numbers.
-const SPLIT_BY_COST: usize = 1 << 13;
+/// Blocks of models that are split by the cost of each; of more, which no model has, stages get equal numbers.
+const SPLIT_BY_COST: usize = 1 << 10;
 
 /// What an element of an activation costs beside the products, in operations of a product: norms, rotary embedding,
 /// softmax, the MLP's activation, residual sums and their gradients, which are bound by memory. Fitted to measurement
@@ -27,7 +26,7 @@ const LOGIT_OPERATIONS: u64 = 400;
 /// a third of it in forward. The embedding is free.
 ///
 /// # Errors
-/// [`StageError::TooMany`] for more stages than blocks (or than 8,192).
+/// [`StageError::TooMany`] for more stages than blocks (or than 1,024).
 pub fn stages(model: &Model, pp: usize) -> Result<Vec<Range<usize>>, StageError> {
     let blocks = usize::try_from(model.block_count()).unwrap_or(usize::MAX);
     if pp == 1 {

@@ -14,7 +14,7 @@ use crate::wire::{RankTraffic, small_gather};
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Traffic {
     /// All ranks, then each axis along which there is more than one rank and something moves. Nothing moves along
-    /// dp-replicate alone.
+    /// dp-replicate alone. Rows of the embedding, `embedding`, move between the ranks of dp-shard.
     pub axes: Vec<AxisTraffic>,
     /// Bytes of the busiest rank on all axes together.
     pub busiest_rank: u64,
@@ -132,14 +132,16 @@ impl Traffic {
             },
         ];
         let of_world = bytes_of(&world);
-        let of_rank = |at| bytes_of(&on_shards(at)).saturating_add(bytes_of(&on_stages(at)));
+        let rows = |at: usize| if layout.shards() > 1 { embedding_moves(&volumes, at) } else { Vec::new() };
+        let of_rank = |at| sum([on_shards(at), rows(at), on_stages(at)].iter().map(|moves| bytes_of(moves)));
         let busiest = (0..layout.stages.len()).map(of_rank).max().unwrap_or(0);
         let shards = busiest_axis("dp-shard", layout.shards(), layout.stages.len(), &on_shards);
+        let embedding = busiest_axis("embedding", layout.shards(), layout.stages.len(), &rows);
         let stages = busiest_axis("pp", layout.depth(), layout.stages.len(), &on_stages);
         let ranks = facts.ranks.total;
         let world = AxisTraffic { axis: "world", ranks, stage: None, moves: world, bytes: of_world };
         Self {
-            axes: [Some(world), shards, stages].into_iter().flatten().collect(),
+            axes: [Some(world), shards, embedding, stages].into_iter().flatten().collect(),
             busiest_rank: of_world.saturating_add(busiest),
         }
     }
@@ -158,20 +160,28 @@ fn busiest_axis(
     Some(AxisTraffic { axis, ranks, stage, bytes: bytes_of(&moves), moves })
 }
 
-/// What a rank of a stage gathers in so many rounds, and the rows of the embedding.
+/// What a rank of a stage gathers in so many rounds.
 fn shard_moves(volumes: &Volumes, at: usize, rounds: u64) -> Vec<Move> {
     let gathered = volumes.stages[at].gathered(rounds);
     let gather = |what, bytes| Move { operation: "all-gather", what, bytes, certainty: Certainty::Exact };
-    let (requests, rows) = if at == 0 { (volumes.requests, volumes.embedding_rows) } else { (0, 0) };
-    let at_most = |operation, what, bytes| Move { operation, what, bytes, certainty: Certainty::AtMost };
     let moves = [
         gather("blocks, forward", gathered.forward),
         gather("blocks, backward", gathered.backward),
         gather("head's tiles", gathered.head),
-        at_most("all-gather", "requests of embedding rows", requests),
-        at_most("receive", "embedding rows", rows),
     ];
     moves.into_iter().filter(|one| one.bytes > 0).collect()
+}
+
+/// Rows of the embedding that a rank of the first stage asks its shard group for.
+fn embedding_moves(volumes: &Volumes, at: usize) -> Vec<Move> {
+    let at_most = |operation, what, bytes| Move { operation, what, bytes, certainty: Certainty::AtMost };
+    match at {
+        0 => vec![
+            at_most("all-gather", "requests", volumes.requests),
+            at_most("receive", "rows", volumes.embedding_rows),
+        ],
+        _ => Vec::new(),
+    }
 }
 
 /// What a rank of a stage says to its neighbours for so many micro-batches.

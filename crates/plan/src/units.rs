@@ -54,14 +54,6 @@ impl Units {
         product([full, self.tile_piece(model, TILE_ROWS)]).saturating_add(self.tile_piece(model, rest))
     }
 
-    /// A rank's piece of the last tile of a table of V rows.
-    pub fn last_tile_piece(self, model: &Model) -> u64 {
-        match model.vocab % TILE_ROWS {
-            0 => self.tile_piece(model, model.vocab.min(TILE_ROWS)),
-            rest => self.tile_piece(model, rest),
-        }
-    }
-
     /// Bytes of the embedding, head and norms that a rank of a stage holds. Norms of blocks are counted here where
     /// weights are not cut, and belong to the blocks' pieces where they are.
     pub fn ends(self, stage: &Stage<'_>) -> u64 {
@@ -87,16 +79,21 @@ impl Units {
         sum(stage.runs.iter().map(|run| product([run.repeat, of_block(run.run)])))
     }
 
-    /// Memory of a rank for gathered units, bytes: the one in use and the next. Where graphs outlive their weights every
-    /// block has an address of its own, under which the same pages move.
-    pub fn gathered(self, stage: &Stage<'_>) -> u64 {
+    /// The largest unit that a rank of the stage gathers, bytes; 0 where nothing is.
+    pub fn largest(self, stage: &Stage<'_>) -> u64 {
         if self.shards <= 1 {
             return 0;
         }
-        let model = stage.model;
-        let tile = if stage.is_last() { self.tile_piece(model, model.vocab.min(TILE_ROWS)) } else { 0 };
-        let blocks = stage.runs.iter().map(|run| self.block_piece(model, run.run));
-        product([2, blocks.chain([tile]).max().unwrap_or(0), self.shards])
+        let tile = self.tile_piece(stage.model, stage.model.vocab.min(TILE_ROWS));
+        let blocks = stage.runs.iter().map(|run| self.block_piece(stage.model, run.run));
+        let piece = blocks.chain(stage.is_last().then_some(tile)).max().unwrap_or(0);
+        product([piece, self.shards])
+    }
+
+    /// A rank's piece of the last tile of a table.
+    pub fn last_tile(self, model: &Model) -> u64 {
+        let rest = model.vocab % TILE_ROWS;
+        self.tile_piece(model, if rest == 0 { model.vocab.min(TILE_ROWS) } else { rest })
     }
 
     /// Tiles of the head.

@@ -58,12 +58,12 @@ struct Amounts {
     backward: u64,
     /// All tiles of the head.
     head: u64,
+    /// The last one.
+    last_tile: u64,
     /// The first block.
     first: u64,
     /// The last block.
     last: u64,
-    /// The last tile.
-    last_tile: u64,
 }
 
 /// What a stage gathers.
@@ -112,23 +112,20 @@ impl GatheredUnits {
                 run.map_or(0, |run| each(units.block_piece(model, run.run)))
             };
             let (first, last) = (end(stage.runs.first()), end(stage.runs.last()));
-            Amounts { forward: blocks(false), backward: blocks(true), head, first, last, last_tile }
+            Amounts { forward: blocks(false), backward: blocks(true), head, last_tile, first, last }
         };
-        let (tiles, tables) = match stage.is_last() {
-            true => (units.tiles(model), [units.table_pieces(model), units.last_tile_piece(model)]),
+        let (tiles, table) = match stage.is_last() {
+            true => (units.tiles(model), [units.table_pieces(model), units.last_tile(model)]),
             false => (0, [0, 0]),
         };
-        let bytes = of(&|piece| product([piece, others]), tables.map(|pieces| product([pieces, others])));
-        Self {
-            bytes,
-            gathers: of(&|_| 1, [tiles, tiles.min(1)]),
-            warm_up: (stage.of - 1).saturating_sub(stage.index),
-        }
+        let bytes = of(&|piece| product([piece, others]), table.map(|piece| product([piece, others])));
+        let gathers = of(&|_| 1, [tiles, tiles.min(1)]);
+        Self { bytes, gathers, warm_up: (stage.of - 1).saturating_sub(stage.index) }
     }
 
-    /// Rounds of training. Each gathers every block forward, the head's tiles there and back (the last one stays) and
-    /// again, from the last to the first, the blocks that gradients go through. A unit that is needed again at once is not
-    /// gathered again: between actions of 1F1B that meet in the same block.
+    /// Rounds of training. Each gathers every block forward, the head's tiles there and back, and from the last to the
+    /// first the blocks that gradients go through. A unit that is needed again at once is not gathered again: the last
+    /// tile, and the block in which two actions of 1F1B meet.
     fn training(&self, of: impl Fn(&Self) -> Amounts, rounds: u64) -> Gathered {
         let (amounts, Amounts { forward: blocks, backward, head: tiles, .. }) = (of(self), self.gathers);
         let meet = Meetings::new(self.warm_up, rounds);
@@ -148,10 +145,11 @@ impl GatheredUnits {
             when(ends_in_block, forward_backward, amounts.last),
             when(backward == 1, backwards, amounts.last),
         ]);
+        let there_and_back = product([2, amounts.head]).saturating_sub(amounts.last_tile);
         Gathered {
             forward: product([rounds, amounts.forward]).saturating_sub(still_forward),
             backward: product([rounds, amounts.backward]).saturating_sub(still_backward),
-            head: product([rounds, product([2, amounts.head]).saturating_sub(amounts.last_tile)]),
+            head: product([rounds, there_and_back]),
         }
     }
 
@@ -242,7 +240,7 @@ impl RankTraffic {
         }
     }
 
-    /// Bytes gathered along dp-shard, beside the weights, when the ranks of the first stage tell each other which rows
+    /// Bytes gathered along the axis `embedding` when the ranks of the first stage tell each other which rows
     /// of the embedding they want: once for each call of [`Self::step`] and [`Self::forward_alone`]. `most` is the
     /// largest number of different tokens of one of them.
     pub fn requests(&self, most: u64) -> u64 {

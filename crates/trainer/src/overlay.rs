@@ -305,7 +305,10 @@ impl<'a> Overlay<'a> {
             let mut slices = [WeightSlice { first_index: tensor.first_index, base: None, out }];
             let map = Map::new(self.partition, dropout);
             map.apply_parallel(self.executor, theta.values, &mut slices)?;
-            tch::no_grad(|| buffer.values.copy_(&own.view(buffer.values.size().as_slice())));
+            let rounded = own.to_kind(self.kind);
+            // Not by libtorch's own copy: graphs of other micro-batches refer to this memory, and what they need will be
+            // there again before they run (`restore`), but libtorch would count the write as a change under them.
+            rounded.copy_data_u8(half_bytes_mut(&mut buffer.values, tensor.numel), tensor.numel);
         }
         Ok(())
     }
@@ -329,6 +332,20 @@ fn f32_slice_mut(tensor: &mut Tensor, numel: usize) -> &mut [f32] {
     check_layout(tensor, numel);
     // SAFETY: as in `f32_slice`; leaves that share the storage are not read until the next graph is built.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), numel) }
+}
+
+/// The bytes of a contiguous half-precision CPU tensor that only the caller holds, to be written likewise.
+fn half_bytes_mut(tensor: &mut Tensor, numel: usize) -> &mut [u8] {
+    assert!(
+        matches!(tensor.kind(), Kind::BFloat16 | Kind::Half)
+            && tensor.device() == tch::Device::Cpu
+            && tensor.is_contiguous()
+            && tensor.numel() == numel,
+        "a rounded update is a contiguous CPU tensor of {numel} elements of 16 bits"
+    );
+    // SAFETY: the tensor is contiguous, on the CPU, of `numel` elements of two bytes (checked above), and lives as long
+    // as the borrow; leaves that share the storage are not read meanwhile.
+    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), numel * 2) }
 }
 
 fn check_layout(tensor: &Tensor, numel: usize) {

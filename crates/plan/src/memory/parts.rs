@@ -41,7 +41,8 @@ pub(super) fn held(rank: Rank<'_>) -> Vec<Part> {
         part("program and libraries", PROGRAM_BYTES),
         part("embedding, head and norms", rank.units.ends(rank.stage)),
         part("blocks' weights", rank.units.blocks(rank.stage)),
-        part("gathered weights, current and next", rank.units.gathered(rank.stage)),
+        // Where weights are cut, what computes and what comes next each have room for the largest unit.
+        part("gathered weights, current and next", product([2, rank.units.largest(rank.stage)])),
         part("embedding rows of a step's tokens", embedding_rows(rank)),
         part("messages of neighbouring stages", stage_messages(rank)),
         part("adapted weights' buffers (float32)", delta_buffers(rank)),
@@ -134,8 +135,9 @@ fn step_ids(facts: &Facts) -> u64 {
     product([Shape::of_training(facts).tokens(), facts.training.accumulation.max(1), 24])
 }
 
-/// A tensor, or a rank's part of it, is read in its stored format before it is converted.
+/// Weights are read piece by piece, in their stored format before they are converted.
 fn loading(rank: Rank<'_>) -> Phase {
+    const PIECE: u64 = 1 << 24;
     let (model, c) = (rank.stage.model, rank.units.number);
     let all = Parameters::new(model).total.max(1);
     let stored = model.stored_bytes.map_or(c, |bytes| bytes.div_ceil(all));
@@ -143,13 +145,9 @@ fn loading(rank: Rank<'_>) -> Phase {
     let has_table = rank.stage.is_first() || rank.stage.is_last();
     let linears = rank.stage.runs.iter().flat_map(|run| &run.run.linears);
     let largest = linears.map(Linear::weights).chain(has_table.then_some(table)).max().unwrap_or(0);
-    // Of a part there is a converted copy besides, on the way to where it stays.
-    let part_of = |numbers: u64| match rank.units.shards > 1 {
-        true => product([numbers.div_ceil(rank.units.shards), stored.saturating_add(c)]),
-        false => product([numbers, stored]),
-    };
-    let converted = if stored == c { 0 } else { part_of(largest) };
-    phase("reading the weights", vec![part("largest tensor as stored", converted)])
+    let converted = if stored == c { 0 } else { c };
+    let piece = product([largest.min(PIECE), stored.saturating_add(converted)]);
+    phase("reading the weights", vec![part("a piece as stored and converted", piece)])
 }
 
 /// A rank counts its share of its stage's weights. Every thread counts for itself: 12 bytes a group. The count uses all

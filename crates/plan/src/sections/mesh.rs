@@ -71,7 +71,11 @@ pub(super) fn moved(plan: &Plan) -> Section {
     for axis in &plan.traffic.axes {
         let stage = axis.stage.map_or(String::new(), |stage| format!(", of stage {stage}"));
         let ranks = counted(axis.ranks, "rank");
-        let label = if axis.axis == "world" { "all ranks" } else { axis.axis };
+        let label = match axis.axis {
+            "world" => "all ranks",
+            "embedding" => "embedding rows",
+            axis => axis,
+        };
         section.row(label, format!("{} ({ranks}{stage})", bytes(axis.bytes)));
         for one in &axis.moves {
             let certainty = match one.certainty {
