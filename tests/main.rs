@@ -28,3 +28,4 @@ mod planning;
 mod ranks;
 mod resume;
 mod settings;
+mod two_hosts;
