@@ -25,6 +25,7 @@ mod official_files;
 mod outputs;
 mod own_data;
 mod planning;
+mod random_model;
 mod ranks;
 mod resume;
 mod settings;
