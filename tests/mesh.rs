@@ -183,7 +183,7 @@ fn the_normal_set_covers_every_pair() {
         [
             format!("model {turn}"),
             format!("mesh {:?}", case.mesh),
-            format!("{}", case.method.backend),
+            case.method.backend.to_owned(),
             format!("dropout {}", case.method.dropout),
             format!("recompute {}", case.recompute),
         ]

@@ -86,6 +86,7 @@ pub fn training_facts(config: &TrainConfig) -> Training {
         isometric: config.isometric,
         dropout: config.dropout,
         recompute: config.gradient_checkpointing,
+        prefetch: config.prefetch,
         cross_entropy_chunk: count(config.cross_entropy_chunk),
         threads: count(config.threads),
         save_steps: count(config.save_steps),
