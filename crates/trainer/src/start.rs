@@ -313,6 +313,7 @@ pub(crate) fn start_info(
         micro_batch_size: config.micro_batch_size,
         ranks: mesh.ranks(),
         mesh: mesh.degrees(),
+        cheapest_mesh: None,
         stages: stages.to_vec(),
         backend: engine.parts.comm.backend(),
         threads: config.threads,
