@@ -27,6 +27,8 @@ mod official_files;
 mod outputs;
 mod own_data;
 mod planning;
+mod random_model;
 mod ranks;
 mod resume;
 mod settings;
+mod two_hosts;

@@ -6,7 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{Ranks, Running, command, lines_so_far, losses, metrics, repository, scratch, thetas};
+use serde_json::Value;
+
+use crate::harness::{
+    Ranks, Running, command, lines_so_far, losses, metrics, read_json, repository, scratch, thetas,
+};
 
 /// dp-replicate, dp-shard, pp.
 type Mesh = [usize; 3];
@@ -128,7 +132,31 @@ fn same_bits(model: &Model, cases: &[Case]) {
         assert_eq!(expected.iter().collect::<BTreeSet<_>>().len(), 3, "every step moves θ");
         assert_eq!(thetas(&output), *expected, "{case:?}");
         assert_eq!(losses(&output), *expected_losses, "{case:?}");
+        assert_traffic_as_planned(&output, case);
     }
+}
+
+/// Every rank moved what the plan's formulas say, to the byte: weights along dp-shard, activations along pp, and of θ's
+/// gradient the integers and the flag.
+fn assert_traffic_as_planned(output: &Path, case: &Case) {
+    let run = read_json(&output.join("run.json"));
+    let ranks = run["traffic"]["ranks"].as_array().unwrap();
+    assert_eq!(ranks.len(), case.mesh.iter().product::<usize>(), "{case:?}");
+    assert_eq!(run["peak_memory_bytes"].as_array().unwrap().len(), ranks.len());
+    for rank in ranks {
+        let planned = rank["planned"].as_array().unwrap();
+        for line in planned {
+            let is_it = |other: &&Value| ["axis", "operation"].iter().all(|key| other[*key] == line[*key]);
+            let measured = rank["measured"].as_array().unwrap().iter().find(is_it);
+            let measured = measured.map_or(0, |found| found["bytes"].as_u64().unwrap());
+            assert_eq!(measured, line["bytes"], "{line} of rank {} on {case:?}", rank["rank"]);
+        }
+        let moves = |axis: &str| planned.iter().any(|line| line["axis"] == axis && line["bytes"] != 0);
+        assert_eq!(moves("dp-shard"), case.mesh[1] > 1, "{case:?}");
+    }
+    // Three steps of d integers and a flag, whatever the model.
+    let d = run["config"]["d"].as_u64().unwrap();
+    assert_eq!(ranks[0]["planned"][0]["bytes"].as_u64().unwrap(), 3 * 8 * (d + 1), "{case:?}");
 }
 
 const FAMILIES: [&str; 4] = ["llama31", "qwen2", "gemma", "mistral"];
@@ -183,7 +211,7 @@ fn the_normal_set_covers_every_pair() {
         [
             format!("model {turn}"),
             format!("mesh {:?}", case.mesh),
-            format!("{}", case.method.backend),
+            case.method.backend.to_owned(),
             format!("dropout {}", case.method.dropout),
             format!("recompute {}", case.recompute),
         ]
@@ -256,4 +284,53 @@ fn held_out_loss_and_samples_are_the_same() {
     assert_eq!(run("sharded", Ranks::Mpi(3), &["--dp-shard", "3"]), alone);
     assert_eq!(run("pipelined", Ranks::Mpi(3), &["--pp", "3"]), alone);
     assert_eq!(run("both", Ranks::Mpi(4), &["--pp", "2", "--dp-shard", "2"]), alone);
+}
+
+/// Half precision keeps its rounding, and no prefetch changes nothing.
+#[test]
+fn half_precision() {
+    let folder = scratch();
+    let (model, method) = (demo(), METHODS[0]);
+    for dtype in ["bfloat16", "float16"] {
+        let alone = folder.path().join(dtype);
+        train(&model, method, Ranks::Alone, &alone, &["--epochs", "1", "--dtype", dtype]);
+        for (ranks, mesh) in [
+            (3, &["--dp-shard", "3", "--gradient-checkpointing"][..]),
+            (2, &["--dp-shard", "2", "--prefetch", "false"]),
+            (4, &["--pp", "2", "--dp-shard", "2"]),
+        ] {
+            let output = folder.path().join(format!("{dtype}-{}", mesh.join("")));
+            let more = [&["--epochs", "1", "--dtype", dtype], mesh].concat();
+            train(&model, method, Ranks::Mpi(ranks), &output, &more);
+            assert_eq!(thetas(&output), thetas(&alone), "{dtype} {mesh:?}");
+        }
+    }
+}
+
+/// A vocabulary of several tiles: the head is gathered one after the other, the embedding's rows come from all.
+#[test]
+fn a_large_vocabulary() {
+    let folder = scratch();
+    let shape = folder.path().join("config.json");
+    let mut config = read_json(&repository().join("configs/demo/model/config.json"));
+    config["vocab_size"] = 40_000.into();
+    config["hidden_size"] = 48.into();
+    config["num_attention_heads"] = 3.into();
+    config["num_key_value_heads"] = 1.into();
+    config["head_dim"] = 16.into();
+    std::fs::write(&shape, config.to_string()).unwrap();
+    let (shape, made) = (shape.to_str().unwrap(), folder.path().join("model"));
+    let args = [
+        "random-model",
+        "--config",
+        shape,
+        "--tokenizer",
+        "configs/demo/model",
+        "--output",
+        made.to_str().unwrap(),
+    ];
+    Running::start(command(Ranks::Alone, &args)).finish().expect_code(0);
+    let model = Model { folder: made, ..demo() };
+    let meshes = [[1, 2, 1], [1, 3, 1], [1, 1, 2], [1, 2, 2]];
+    same_bits(&model, &pairwise(&meshes, 0));
 }

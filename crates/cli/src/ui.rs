@@ -352,7 +352,10 @@ fn mesh_words(start: &StartInfo) -> Option<String> {
             format!("stages of {} blocks, each rank holds 1/{dp_shard} of its stage's", sizes.join(", "))
         }
     };
-    (!used.is_empty()).then(|| format!("{used}: {held}"))
+    let cheapest = start.cheapest_mesh.as_ref().map_or_else(String::new, |flags| {
+        format!("\n            (cheapest that fits: {flags}; `gpart-dist plan` compares them)")
+    });
+    (!used.is_empty()).then(|| format!("{used}: {held}{cheapest}"))
 }
 
 /// Prints the resolved settings: key, value, origin.

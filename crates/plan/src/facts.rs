@@ -156,6 +156,8 @@ pub struct Training {
     pub dropout: f64,
     /// Blocks are computed again in backward (`--gradient-checkpointing`).
     pub recompute: bool,
+    /// Where weights are shared out, the next unit is gathered while one is in use.
+    pub prefetch: bool,
     /// Positions whose logits are alive at once; 0 for all.
     pub cross_entropy_chunk: u64,
     /// Compute threads a rank.

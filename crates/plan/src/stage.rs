@@ -11,9 +11,19 @@ use crate::facts::{BlockRun, Facts, Model};
 /// Blocks of models that are split by the cost of each; of more, which no model has, stages get equal numbers.
 const SPLIT_BY_COST: usize = 1 << 10;
 
+/// What an element of an activation costs beside the products, in operations of a product: norms, rotary embedding,
+/// softmax, the MLP's activation, residual sums and their gradients, which are bound by memory. Fitted to measurement
+/// (docs/PERFORMANCE.md): of a block about 40 elements a hidden unit and 12 an intermediate one pass by in forward and
+/// backward.
+const HIDDEN_OPERATIONS: u64 = 300 * 40;
+const INTERMEDIATE_OPERATIONS: u64 = 300 * 12;
+/// The same for a logit, whose memory is used again at once.
+const LOGIT_OPERATIONS: u64 = 400;
+
 /// The blocks of each of `pp` stages, by the cost of a token: 2 operations for a weight of the blocks below the first
 /// adapted one (forward alone), 4 for a frozen weight of the others (forward, and the gradient of its input), 6 for an
-/// adapted one (its own gradient besides), and 4·V·H on the last stage for the head. The embedding is free.
+/// adapted one (its own gradient besides), and 4·V·H on the last stage for the head; besides, what is bound by memory,
+/// a third of it in forward. The embedding is free.
 ///
 /// # Errors
 /// [`StageError::TooMany`] for more stages than blocks (or than 1,024).
@@ -35,9 +45,15 @@ pub fn stages(model: &Model, pp: usize) -> Result<Vec<Range<usize>>, StageError>
             let each = operations_a_weight(at < first, linear.adapted_weight);
             product([linear.weights(), each])
         }));
+        let elements = sum([
+            product([model.hidden, HIDDEN_OPERATIONS]),
+            product([model.intermediate, INTERMEDIATE_OPERATIONS]),
+        ]);
+        let cost = cost.saturating_add(if at < first { elements / 3 } else { elements });
         costs.extend(std::iter::repeat_n(cost, run.repeat as usize));
     }
-    mesh::stages(&costs, [0, product([4, model.vocab, model.hidden])], pp)
+    let head = sum([product([4, model.vocab, model.hidden]), product([model.vocab, LOGIT_OPERATIONS])]);
+    mesh::stages(&costs, [0, head], pp)
 }
 
 /// Operations that a weight costs a token: see [`stages`].

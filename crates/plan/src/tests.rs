@@ -72,6 +72,7 @@ fn facts(model: Model) -> Facts {
             isometric: true,
             dropout: 0.05,
             recompute: false,
+            prefetch: true,
             cross_entropy_chunk: 1024,
             threads: 1,
             save_steps: 250,

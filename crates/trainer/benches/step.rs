@@ -155,7 +155,7 @@ impl GPart<'_> {
                 .iter()
                 .map(|kind| weights.linear(*kind).weight.shallow_clone())
                 .collect();
-            self.pass.overlay.reduce(block, &grads, 1.0, None, &mut self.reducer).unwrap();
+            self.pass.overlay.reduce(block, grads, 1.0, None, &mut self.reducer).unwrap();
         }
         self.reducer.finish_step(self.executor, &mut vec![0; self.theta.len()]).unwrap();
     }

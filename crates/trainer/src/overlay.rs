@@ -60,10 +60,10 @@ struct Slot {
     buffers: Vec<Buffer>,
 }
 
-/// What the overlay writes for one adapted tensor.
+/// What the overlay writes for one adapted tensor, in the compute dtype.
 #[derive(Debug)]
 struct Buffer {
-    /// f32: W + ΔW where the model computes in f32, ΔW otherwise.
+    /// W + ΔW where the model computes in f32, ΔW otherwise.
     values: Tensor,
 }
 
@@ -85,6 +85,8 @@ pub struct Overlay<'a> {
     by_block: Vec<Vec<AdaptedTensor>>,
     /// One set of buffers a block, or a single one that all blocks take turns with.
     slots: Vec<Slot>,
+    /// In half precision: ΔW of one tensor in f32, before it is rounded.
+    wide: Option<Tensor>,
 }
 
 /// θ as the map reads it: s·θ, with a stamp that changes whenever θ does.
@@ -140,7 +142,7 @@ impl<'a> Overlay<'a> {
         // Blocks of one model have the same shapes, but not always the same adapted modules.
         let shared = shared && by_block.iter().all(|tensors| places(tensors) == places(&by_block[0]));
         let slots = (0..if shared { 1 } else { by_block.len() }).map(|_| Slot::default()).collect();
-        Self { partition, executor, kind, first_block: blocks.start, by_block, slots }
+        Self { partition, executor, kind, first_block: blocks.start, by_block, slots, wide: None }
     }
 
     /// Lays ΔW of `theta` over a block's frozen weights. The buffers behind the leaves are overwritten by the next
@@ -156,11 +158,7 @@ impl<'a> Overlay<'a> {
         let (tensors, slot) = (&self.by_block[block - self.first_block], self.slot_of(block));
         let mut leaves = Vec::with_capacity(tensors.len());
         for (tensor, buffer) in tensors.iter().zip(&self.slots[slot].buffers) {
-            let leaf = match self.kind {
-                Kind::Float => buffer.values.detach(),
-                kind => buffer.values.to_kind(kind),
-            };
-            let leaf = leaf.set_requires_grad(true);
+            let leaf = buffer.values.detach().set_requires_grad(true);
             tensor.place(&mut weights, self.kind == Kind::Float, &leaf);
             leaves.push(leaf);
         }
@@ -192,7 +190,7 @@ impl<'a> Overlay<'a> {
                 };
                 if let Some(made) = made {
                     let detached = made.detach();
-                    *made = if shared && merged { detached.copy() } else { detached };
+                    *made = if shared { detached.copy() } else { detached };
                 }
             }
             blocks.push(adapted);
@@ -210,29 +208,19 @@ impl<'a> Overlay<'a> {
     pub fn reduce(
         &self,
         block: usize,
-        grads: &[Tensor],
+        grads: Vec<Tensor>,
         lift: f64,
         dropout: Option<Dropout>,
         reducer: &mut Reducer,
     ) -> Result<(), TrainError> {
-        let widen = |grad: &Tensor| {
+        // One tensor after the other, so that one alone is ever there in f32 besides.
+        for (tensor, grad) in self.by_block[block - self.first_block].iter().zip(grads) {
             let wide = grad.to_kind(Kind::Float).contiguous();
-            if lift == 1.0 { wide } else { wide / lift }
-        };
-        let wide: Vec<Tensor> = grads.iter().map(widen).collect();
-        for (part, dropout) in [(Part::Weight, dropout), (Part::Bias, None)] {
-            let slices: Vec<GradSlice<'_>> = self.by_block[block - self.first_block]
-                .iter()
-                .zip(&wide)
-                .filter(|(tensor, _)| tensor.part == part)
-                .map(|(tensor, grad)| GradSlice {
-                    first_index: tensor.first_index,
-                    grad: f32_slice(grad, tensor.numel),
-                })
-                .collect();
-            if !slices.is_empty() {
-                reducer.add(&Map::new(self.partition, dropout), self.executor, &slices)?;
-            }
+            drop(grad);
+            let wide = if lift == 1.0 { wide } else { wide / lift };
+            let dropout = if tensor.part == Part::Weight { dropout } else { None };
+            let slice = GradSlice { first_index: tensor.first_index, grad: f32_slice(&wide, tensor.numel) };
+            reducer.add(&Map::new(self.partition, dropout), self.executor, &[slice])?;
         }
         Ok(())
     }
@@ -256,19 +244,37 @@ impl<'a> Overlay<'a> {
         if buffers.is_empty() {
             buffers.extend(tensors.iter().map(|tensor| {
                 let shape = tensor.base(frozen).size();
-                Buffer { values: Tensor::zeros(shape, (Kind::Float, tch::Device::Cpu)) }
+                Buffer { values: Tensor::zeros(shape, (self.kind, tch::Device::Cpu)) }
             }));
         }
         *content = None;
-        let merged = self.kind == Kind::Float;
+        if self.kind == Kind::Float {
+            self.fill(block, slot, frozen, theta, dropout)?;
+        } else {
+            self.fill_rounded(block, slot, theta, dropout)?;
+        }
+        self.slots[slot].content = Some(wanted);
+        Ok(())
+    }
+
+    /// W + ΔW in f32, all tensors of the block at once.
+    fn fill(
+        &mut self,
+        block: usize,
+        slot: usize,
+        frozen: &BlockWeights,
+        theta: ScaledTheta<'_>,
+        dropout: Option<Dropout>,
+    ) -> Result<(), TrainError> {
+        let tensors = &self.by_block[block - self.first_block];
         for (part, dropout) in [(Part::Weight, dropout), (Part::Bias, None)] {
             let mut slices: Vec<WeightSlice<'_>> = tensors
                 .iter()
-                .zip(buffers.iter_mut())
+                .zip(self.slots[slot].buffers.iter_mut())
                 .filter(|(tensor, _)| tensor.part == part)
                 .map(|(tensor, buffer)| WeightSlice {
                     first_index: tensor.first_index,
-                    base: merged.then(|| f32_slice(tensor.base(frozen), tensor.numel)),
+                    base: Some(f32_slice(tensor.base(frozen), tensor.numel)),
                     out: f32_slice_mut(&mut buffer.values, tensor.numel),
                 })
                 .collect();
@@ -277,7 +283,33 @@ impl<'a> Overlay<'a> {
                 map.apply_parallel(self.executor, theta.values, &mut slices)?;
             }
         }
-        *content = Some(wanted);
+        Ok(())
+    }
+
+    /// ΔW rounded to half precision, one tensor after the other: one alone is ever there in f32.
+    fn fill_rounded(
+        &mut self,
+        block: usize,
+        slot: usize,
+        theta: ScaledTheta<'_>,
+        dropout: Option<Dropout>,
+    ) -> Result<(), TrainError> {
+        let tensors = &self.by_block[block - self.first_block];
+        let widest = self.by_block.iter().flatten().map(|tensor| tensor.numel).max().unwrap_or(0);
+        let wide =
+            self.wide.get_or_insert_with(|| Tensor::zeros([widest as i64], (Kind::Float, tch::Device::Cpu)));
+        for (tensor, buffer) in tensors.iter().zip(self.slots[slot].buffers.iter_mut()) {
+            let dropout = if tensor.part == Part::Weight { dropout } else { None };
+            let mut own = wide.narrow(0, 0, tensor.numel as i64);
+            let out = f32_slice_mut(&mut own, tensor.numel);
+            let mut slices = [WeightSlice { first_index: tensor.first_index, base: None, out }];
+            let map = Map::new(self.partition, dropout);
+            map.apply_parallel(self.executor, theta.values, &mut slices)?;
+            let rounded = own.to_kind(self.kind);
+            // Not by libtorch's own copy: graphs of other micro-batches refer to this memory, and what they need will be
+            // there again before they run (`restore`), but libtorch would count the write as a change under them.
+            rounded.copy_data_u8(half_bytes_mut(&mut buffer.values, tensor.numel), tensor.numel);
+        }
         Ok(())
     }
 }
@@ -300,6 +332,20 @@ fn f32_slice_mut(tensor: &mut Tensor, numel: usize) -> &mut [f32] {
     check_layout(tensor, numel);
     // SAFETY: as in `f32_slice`; leaves that share the storage are not read until the next graph is built.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), numel) }
+}
+
+/// The bytes of a contiguous half-precision CPU tensor that only the caller holds, to be written likewise.
+fn half_bytes_mut(tensor: &mut Tensor, numel: usize) -> &mut [u8] {
+    assert!(
+        matches!(tensor.kind(), Kind::BFloat16 | Kind::Half)
+            && tensor.device() == tch::Device::Cpu
+            && tensor.is_contiguous()
+            && tensor.numel() == numel,
+        "a rounded update is a contiguous CPU tensor of {numel} elements of 16 bits"
+    );
+    // SAFETY: the tensor is contiguous, on the CPU, of `numel` elements of two bytes (checked above), and lives as long
+    // as the borrow; leaves that share the storage are not read meanwhile.
+    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), numel * 2) }
 }
 
 fn check_layout(tensor: &Tensor, numel: usize) {

@@ -172,9 +172,7 @@ impl Pass<'_> {
             let frozen = weights.acquire(block);
             let (adapted, output) = match graph {
                 Some(graph) => {
-                    if self.model.kind() == Kind::Float {
-                        self.overlay.restore(block, &frozen, update.theta, update.dropout)?;
-                    }
+                    self.overlay.restore(block, &frozen, update.theta, update.dropout)?;
                     graph
                 }
                 None => {
@@ -189,7 +187,7 @@ impl Pass<'_> {
             if block > first {
                 upstream = grads.remove(0);
             }
-            self.overlay.reduce(block, &grads, lift, update.dropout, reducer)?;
+            self.overlay.reduce(block, grads, lift, update.dropout, reducer)?;
         }
         Ok(self.stage.passes_gradients_back().then_some(upstream))
     }

@@ -57,7 +57,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     let (mut inputs, origin) = Inputs::load(config, surroundings, observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
     let place = agree(comm, start::Place::new(mesh, config, &inputs, comm, comm))?;
-    planning::check_memory(config, &inputs, mesh.degrees(), surroundings)?;
+    let cheapest = planning::check_memory(config, &inputs, mesh.degrees(), surroundings)?;
     let partition = inputs.partition(&origin.spec, comm, observe)?;
     start::warn_of_long_rows(&inputs, observe);
     start::warn_of_idle_ranks(&inputs, &mesh, observe);
@@ -84,7 +84,8 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
         engine.restore(state);
     }
 
-    let info = start::start_info(&engine, &inputs, &counts, &stages);
+    let mut info = start::start_info(&engine, &inputs, &counts, &stages);
+    info.cheapest_mesh = cheapest;
     let facts = start::facts(&info, &counts);
     agree(comm, with(&mut output, |output| output.write_run(&identity, facts.clone())))?;
     start::warn_of_warmup(&engine, info.total_steps, observe);

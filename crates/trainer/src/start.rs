@@ -23,7 +23,7 @@ use crate::output::{Identity, Output};
 use crate::overlay::Overlay;
 use crate::pass::Pass;
 use crate::pipeline::Pipeline;
-use crate::weights::{FrozenWeights, Resident, Sharded, Stage};
+use crate::weights::{FrozenWeights, Resident, ShardOptions, Sharded, Stage};
 use crate::{Event, Observer, StartInfo, TrainError, fingerprint};
 
 /// The degrees that the settings come to on so many ranks, which need not multiply to them.
@@ -190,8 +190,9 @@ impl<'a> Place<'a> {
             1 => Resident::load(&reader, &self.stage, &progress).map(|weights| Box::new(weights) as _),
             _ => {
                 let mates = self.data.split("dp-shard", self.mesh.shard_group_of(self.comm.rank()));
-                let keeps_graphs = !config.gradient_checkpointing;
-                Sharded::load(mates, &reader, &self.stage, keeps_graphs, &progress)
+                let options =
+                    ShardOptions { keeps_graphs: !config.gradient_checkpointing, prefetch: config.prefetch };
+                Sharded::load(mates, &reader, &self.stage, options, &progress)
                     .map(|weights| Box::new(weights) as _)
             }
         };
@@ -312,6 +313,7 @@ pub(crate) fn start_info(
         micro_batch_size: config.micro_batch_size,
         ranks: mesh.ranks(),
         mesh: mesh.degrees(),
+        cheapest_mesh: None,
         stages: stages.to_vec(),
         backend: engine.parts.comm.backend(),
         threads: config.threads,

@@ -11,7 +11,7 @@ use tch::Tensor;
 
 use crate::TrainError;
 
-pub(crate) use sharded::Sharded;
+pub(crate) use sharded::{ShardOptions, Sharded};
 
 /// What a rank's pipeline stage is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]

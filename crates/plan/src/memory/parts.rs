@@ -42,10 +42,11 @@ pub(super) fn held(rank: Rank<'_>) -> Vec<Part> {
         part("embedding, head and norms", rank.units.ends(rank.stage)),
         part("blocks' weights", rank.units.blocks(rank.stage)),
         // Where weights are cut, what computes and what comes next each have room for the largest unit.
-        part("gathered weights, current and next", product([2, rank.units.largest(rank.stage)])),
+        part("gathered weights, current and next", gathered(rank)),
         part("embedding rows of a step's tokens", embedding_rows(rank)),
         part("messages of neighbouring stages", stage_messages(rank)),
-        part("adapted weights' buffers (float32)", delta_buffers(rank)),
+        part("adapted weights' buffers", delta_buffers(rank)),
+        part("ΔW of a tensor before it is rounded", wide_delta(rank)),
         part("θ and its two moments", product([d, 12])),
         // s, s·θ and the gradient in f32; the sums in i64; the group sizes.
         part("gradient, sums and scales of θ", product([d, 28 + received]).saturating_add(8 + received)),
@@ -116,9 +117,29 @@ fn delta_buffers(rank: Rank<'_>) -> u64 {
         adapted(0).eq(adapted(1))
     });
     match rank.facts.training.recompute && alike {
-        true => product([rank.stage.widest_adapted(), 4]),
-        false => product([rank.stage.adapted_count(), 4]),
+        true => product([rank.stage.widest_adapted(), rank.units.number]),
+        false => product([rank.stage.adapted_count(), rank.units.number]),
     }
+}
+
+/// In half precision, of one tensor at a time: ΔW in f32 and as it is rounded.
+fn wide_delta(rank: Rank<'_>) -> u64 {
+    match rank.facts.training.dtype {
+        Dtype::Float32 => 0,
+        Dtype::Bfloat16 | Dtype::Float16 => product([largest_adapted(rank), 4 + 2]),
+    }
+}
+
+/// The most numbers of one adapted tensor of the stage.
+fn largest_adapted(rank: Rank<'_>) -> u64 {
+    let linears = rank.stage.runs.iter().flat_map(|run| &run.run.linears);
+    linears.filter(|linear| linear.adapted_weight).map(Linear::weights).max().unwrap_or(0)
+}
+
+/// The unit in use and, with prefetch, the next.
+fn gathered(rank: Rank<'_>) -> u64 {
+    let units = if rank.facts.training.prefetch { 2 } else { 1 };
+    product([units, rank.units.largest(rank.stage)])
 }
 
 /// Ids of all rows, 4 bytes each. Before the rows are tokenized their number is anybody's guess, and left out.
@@ -179,8 +200,6 @@ struct Kept {
     largest: Bytes,
     /// The mask as booleans, made once a micro-batch.
     mask: u64,
-    /// Half-precision copies of ΔW.
-    copies: u64,
 }
 
 impl Kept {
@@ -193,7 +212,6 @@ impl Kept {
             graphs: if recompute { Bytes::default() } else { all },
             largest: kept.max_by_key(|kept| kept.total).unwrap_or_default(),
             mask: if stage.runs.iter().any(|run| run.run.windowed) { shape.mask(1).total } else { 0 },
-            copies: if recompute { 0 } else { half_copies(rank.facts, stage.adapted_count()) },
         }
     }
 
@@ -210,34 +228,26 @@ fn pass_phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
     let (kept, count) = (Kept::new(rank, &shape), rank.stage.in_flight(rank.micro_batches));
     let activations = |bytes: u64| part("activations kept for backward", bytes);
     let adapted = rank.stage.widest_adapted();
-    // With recompute no graph outlives its block, and one block has copies of ΔW at a time.
-    let in_backward = if recompute { half_copies(facts, adapted) } else { 0 };
-    let copies =
-        |more: u64| part("ΔW in the compute dtype", product([count, kept.copies]).saturating_add(more));
     let has_backward = rank.stage.with_backward().next().is_some();
     let backward = if has_backward { shape.backward() } else { Bytes::default() };
     let passed_on = if has_backward { shape.input().times(2).total } else { 0 };
-    // In half precision they are widened, all of a block at once.
+    // In half precision they are widened, one after the other.
     let c = facts.training.dtype.bytes();
-    let gradients = product([adapted, if c == 4 { 4 } else { c + 4 }]);
+    let widened = if c == 4 { 0 } else { product([largest_adapted(rank), 4]) };
+    let gradients = product([adapted, c]).saturating_add(widened);
     let graph = if recompute { kept.largest.total } else { 0 };
     let all = kept.activations(count);
-    let (forward, widest) = forward_phase(rank, &shape, vec![activations(all), copies(0)]);
+    let (forward, widest) = forward_phase(rank, &shape, vec![activations(all)]);
     let phases = vec![
         forward,
         phase(
             "backward of a block",
-            vec![
-                activations(all.saturating_add(graph)),
-                copies(in_backward),
-                part("gradients of activations", backward.total),
-            ],
+            vec![activations(all.saturating_add(graph)), part("gradients of activations", backward.total)],
         ),
         phase(
             "gradients of a block's weights",
             vec![
                 activations(all.saturating_add(graph).saturating_sub(kept.largest.total)),
-                copies(in_backward),
                 part("gradients of activations", passed_on),
                 part("weight gradients of a block", gradients),
             ],
@@ -260,14 +270,6 @@ fn forward_phase(rank: Rank<'_>, shape: &Shape<'_>, mut parts: Vec<Part>) -> (Ph
     (phase("forward of a block", parts), block)
 }
 
-/// Half-precision copies of so many adapted numbers; in f32 the buffers themselves are multiplied with.
-fn half_copies(facts: &Facts, adapted: u64) -> u64 {
-    match facts.training.dtype {
-        Dtype::Float32 => 0,
-        Dtype::Bfloat16 | Dtype::Float16 => product([adapted, 2]),
-    }
-}
-
 /// A batch of held-out data, forward alone.
 fn held_out(rank: Rank<'_>) -> Option<Phase> {
     let shape = Shape::of_rows(rank.facts, rank.facts.training.eval_batch_size?);
@@ -275,21 +277,14 @@ fn held_out(rank: Rank<'_>) -> Option<Phase> {
         true => shape.head(rank.facts.training.cross_entropy_chunk, false, rank.units.shards > 1).total,
         false => 0,
     };
-    Some(phase(
-        "held-out loss",
-        vec![
-            part("ΔW in the compute dtype", half_copies(rank.facts, rank.stage.widest_adapted())),
-            part("activations or logits", shape.forward_alone().total.max(head)),
-        ],
-    ))
+    Some(phase("held-out loss", vec![part("activations or logits", shape.forward_alone().total.max(head))]))
 }
 
 /// A sample continuation is computed row by row like held-out data.
 fn sampling(rank: Rank<'_>) -> Option<Phase> {
     let shape = Shape::of_rows(rank.facts, 1);
-    let copies = part("ΔW in the compute dtype", half_copies(rank.facts, rank.stage.widest_adapted()));
     let activations = part("activations", shape.forward_alone().total);
-    rank.facts.training.samples.then(|| phase("sample continuation", vec![copies, activations]))
+    rank.facts.training.samples.then(|| phase("sample continuation", vec![activations]))
 }
 
 fn part(name: &'static str, bytes: u64) -> Part {

@@ -1,7 +1,7 @@
 //! A stage's weights on several ranks (ZeRO-3, arXiv 1910.02054, over frozen weights): each holds a piece of every unit,
 //! and a unit is gathered when it is needed, with the next one on its way.
 //!
-//! At most two gathered units are in memory, the one in use and the next. Where graphs outlive the use of their weights
+//! At most two gathered units are in memory, the one in use and the next (one, without prefetch). Where graphs outlive the use of their weights
 //! (no recompute), every block has an address of its own, and the two sets of pages move under the address of the block
 //! that is in use: before backward a block's address holds the same bytes again, so that what a graph kept is valid.
 
@@ -15,9 +15,6 @@ use tch::{Device, Kind, Tensor};
 use super::rows::{FetchedRows, TableLayout};
 use super::{FrozenWeights, Stage, there};
 use crate::TrainError;
-
-/// Gathered units in memory at once.
-const UNITS_IN_MEMORY: usize = 2;
 
 /// A stage's weights, shared out.
 pub(crate) struct Sharded {
@@ -47,6 +44,15 @@ pub(crate) struct Sharded {
     tile_in_use: bool,
 }
 
+/// How gathered units are kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ShardOptions {
+    /// Graphs outlive the use of their weights.
+    pub keeps_graphs: bool,
+    /// The next unit is gathered while one is in use.
+    pub prefetch: bool,
+}
+
 /// Regions for gathered units.
 struct Memory {
     /// A block's own addresses, by its place in the stage, with pages while it is in use; none where blocks need none.
@@ -57,11 +63,12 @@ struct Memory {
     lent: Vec<(usize, Region)>,
     /// Units being gathered or in use.
     in_use: usize,
+    /// And how many there may be.
+    most: usize,
 }
 
 impl Sharded {
-    /// Collective within `comm`. Reads this rank's pieces of a stage; `keeps_graphs` says that graphs outlive the use
-    /// of their weights.
+    /// Collective within `comm`. Reads this rank's pieces of a stage.
     ///
     /// # Errors
     /// A tensor that is missing or not as the model's configuration implies; no memory.
@@ -69,7 +76,7 @@ impl Sharded {
         comm: Box<dyn Communicator>,
         reader: &WeightReader<'_>,
         stage: &Stage,
-        keeps_graphs: bool,
+        options: ShardOptions,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self, TrainError> {
         let (shards, shard) = (comm.size(), comm.rank());
@@ -87,7 +94,7 @@ impl Sharded {
             false => Vec::new(),
         };
         let norm = stage.is_last().then(|| reader.norm()).transpose()?;
-        let memory = Memory::new(&blocks, &head, shards, keeps_graphs)?;
+        let memory = Memory::new(&blocks, &head, shards, options)?;
         Ok(Self {
             rows_comm: comm.split("embedding", 0),
             comm,
@@ -110,7 +117,7 @@ impl Sharded {
 
     /// Starts what there is memory for.
     fn start_gathers(&mut self) {
-        while self.memory.in_use < UNITS_IN_MEMORY
+        while self.memory.in_use < self.memory.most
             && let Some(gather) = self.upcoming.front().copied()
         {
             let piece = match gather.unit {
@@ -240,21 +247,27 @@ impl Head for Sharded {
 }
 
 impl Memory {
-    fn new(blocks: &[Piece], head: &[Piece], shards: usize, keeps_graphs: bool) -> Result<Self, TrainError> {
+    fn new(
+        blocks: &[Piece],
+        head: &[Piece],
+        shards: usize,
+        options: ShardOptions,
+    ) -> Result<Self, TrainError> {
         let region = |length: usize| {
             Region::new(length)
                 .map_err(|source| TrainError::NoMemoryForWeights { what: "gathered weights", source })
         };
         let whole = |piece: &Piece| piece.bytes().len() * shards;
         let mut of_blocks = Vec::new();
-        if keeps_graphs {
+        if options.keeps_graphs {
             for piece in blocks {
                 of_blocks.push(Some(region(whole(piece))?));
             }
         }
         let largest = blocks.iter().chain(head).map(whole).max().unwrap_or(0);
-        let shared = (0..UNITS_IN_MEMORY).map(|_| region(largest)).collect::<Result<_, _>>()?;
-        Ok(Self { of_blocks, shared, lent: Vec::new(), in_use: 0 })
+        let most = if options.prefetch { 2 } else { 1 };
+        let shared = (0..most).map(|_| region(largest)).collect::<Result<_, _>>()?;
+        Ok(Self { of_blocks, shared, lent: Vec::new(), in_use: 0, most })
     }
 
     /// Memory of `length` bytes for a unit, unless its own is in use.

@@ -51,6 +51,7 @@ const CLI_USES: &[&str] = &[
     "hub",
     "merge",
     "plan",
+    "synthetic",
     "trainer",
 ];
 
@@ -67,6 +68,7 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "eval", may_use: &["model"], may_name: LIBTORCH, ..LIBRARY },
     Member { name: "checkpoint", ..LIBRARY },
     Member { name: "config", ..LIBRARY },
+    Member { name: "synthetic", ..LIBRARY },
     Member {
         name: "merge",
         may_use: &["adapter", "model", "partition", "projection"],
