@@ -31,7 +31,7 @@ pub struct StagePlan {
     pub held_bytes: u64,
     /// Micro-batches that are between forward and backward at most, min(P − p, M).
     pub in_flight: u64,
-    /// Share of the model's operations.
+    /// Share of the model's work, by the costs that stages are split by.
     pub work_share: f64,
     /// Most memory that one of its ranks needs.
     pub peak: u64,
@@ -39,28 +39,19 @@ pub struct StagePlan {
 
 pub(crate) fn of(facts: &Facts, layout: &Layout<'_>, steps: &Steps, memory: &Memory) -> Vec<StagePlan> {
     let units = Units { shards: layout.shards(), number: facts.training.dtype.bytes() };
-    let (mean, _) = facts.data.mean();
-    let operations = |stage: &Stage<'_>| {
-        let (linear, attention) = stage.operations(mean);
-        linear + attention
+    let plan = |((stage, share), peak): ((&Stage<'_>, f64), &u64)| StagePlan {
+        stage: stage.index,
+        ranks: layout.pipelines(),
+        first_block: stage.blocks.start,
+        end_block: stage.blocks.end,
+        embedding: stage.is_first(),
+        head: stage.is_last(),
+        first_weight: stage.adapted.start,
+        end_weight: stage.adapted.end,
+        held_bytes: units.ends(stage).saturating_add(units.blocks(stage)),
+        in_flight: stage.in_flight(steps.busiest_rank),
+        work_share: share,
+        peak: *peak,
     };
-    let all: f64 = layout.stages.iter().map(operations).sum();
-    let plan = |(stage, peak): (&Stage<'_>, &u64)| {
-        let share = operations(stage) / all;
-        StagePlan {
-            stage: stage.index,
-            ranks: layout.pipelines(),
-            first_block: stage.blocks.start,
-            end_block: stage.blocks.end,
-            embedding: stage.is_first(),
-            head: stage.is_last(),
-            first_weight: stage.adapted.start,
-            end_weight: stage.adapted.end,
-            held_bytes: units.ends(stage).saturating_add(units.blocks(stage)),
-            in_flight: stage.in_flight(steps.busiest_rank),
-            work_share: if share.is_finite() { share } else { 0.0 },
-            peak: *peak,
-        }
-    };
-    layout.stages.iter().zip(&memory.stage_peaks).map(plan).collect()
+    layout.stages.iter().zip(Stage::shares(&layout.stages)).zip(&memory.stage_peaks).map(plan).collect()
 }

@@ -38,22 +38,29 @@ pub fn stages(model: &Model, pp: usize) -> Result<Vec<Range<usize>>, StageError>
     if blocks > SPLIT_BY_COST {
         return Ok((0..pp).map(|stage| mesh::share(blocks, pp, stage)).collect());
     }
-    let first = model.first_adapted();
     let mut costs = Vec::with_capacity(blocks);
-    for (at, run) in model.blocks.iter().enumerate() {
-        let cost = sum(run.linears.iter().map(|linear| {
-            let each = operations_a_weight(at < first, linear.adapted_weight);
-            product([linear.weights(), each])
-        }));
-        let elements = sum([
-            product([model.hidden, HIDDEN_OPERATIONS]),
-            product([model.intermediate, INTERMEDIATE_OPERATIONS]),
-        ]);
-        let cost = cost.saturating_add(if at < first { elements / 3 } else { elements });
-        costs.extend(std::iter::repeat_n(cost, run.repeat as usize));
+    for run in all_runs(model) {
+        costs.extend(std::iter::repeat_n(block_cost(model, &run), run.repeat as usize));
     }
-    let head = sum([product([4, model.vocab, model.hidden]), product([model.vocab, LOGIT_OPERATIONS])]);
-    mesh::stages(&costs, [0, head], pp)
+    mesh::stages(&costs, [0, head_cost(model)], pp)
+}
+
+/// What a block costs a token: see [`stages`].
+fn block_cost(model: &Model, run: &StageRun<'_>) -> u64 {
+    let products = run.run.linears.iter().map(|linear| {
+        let each = operations_a_weight(!run.backward, linear.adapted_weight);
+        product([linear.weights(), each])
+    });
+    let elements = sum([
+        product([model.hidden, HIDDEN_OPERATIONS]),
+        product([model.intermediate, INTERMEDIATE_OPERATIONS]),
+    ]);
+    sum(products.chain([if run.backward { elements } else { elements / 3 }]))
+}
+
+/// What the head costs a token: see [`stages`].
+fn head_cost(model: &Model) -> u64 {
+    sum([product([4, model.vocab, model.hidden]), product([model.vocab, LOGIT_OPERATIONS])])
 }
 
 /// Operations that a weight costs a token: see [`stages`].
@@ -83,6 +90,8 @@ pub(crate) struct Stage<'a> {
     /// Number of stages.
     pub of: u64,
     pub blocks: Range<u64>,
+    /// What it costs a token: see [`stages`].
+    pub cost: u64,
     /// Indices of its adapted weights in the partition's order.
     pub adapted: Range<u64>,
     pub runs: Vec<StageRun<'a>>,
@@ -99,9 +108,22 @@ impl<'a> Stage<'a> {
             let own = sum(runs.iter().map(|run| product([run.repeat, run.run.adapted()])));
             let start = adapted;
             adapted = start.saturating_add(own);
-            Self { model, index: index as u64, of: pp as u64, blocks, adapted: start..adapted, runs }
+            let blocks_cost = runs.iter().map(|run| product([run.repeat, block_cost(model, run)]));
+            let head = if index + 1 == pp { head_cost(model) } else { 0 };
+            let cost = sum(blocks_cost.chain([head]));
+            Self { model, index: index as u64, of: pp as u64, blocks, cost, adapted: start..adapted, runs }
         };
         Ok(ranges.into_iter().enumerate().map(stage).collect())
+    }
+
+    /// Each stage's share of the work, by the costs that they were split by.
+    pub fn shares(stages: &[Self]) -> Vec<f64> {
+        let all: f64 = stages.iter().map(|stage| stage.cost as f64).sum();
+        let share = |stage: &Self| match all > 0.0 {
+            true => stage.cost as f64 / all,
+            false => 1.0 / stages.len() as f64,
+        };
+        stages.iter().map(share).collect()
     }
 
     pub fn is_first(&self) -> bool {

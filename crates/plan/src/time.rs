@@ -16,14 +16,14 @@ const ASSUMED_MS: f64 = 0.05;
 
 /// Seconds of a full step, part by part, of the rank that takes longest.
 ///
-/// With c_p the computing of a micro-batch on stage p (its operations by the formula of [`crate::Work`], over
-/// `operations_per_second`), M the micro-batches of the busiest pipeline and P stages:
+/// With c_p the computing of a micro-batch on stage p (operations by the formula of [`crate::Work`], shared out by what
+/// stages are split by, over `operations_per_second`), M the micro-batches of the busiest pipeline and P stages:
 ///
 /// | part | formula |
 /// |---|---|
 /// | computing | (M − 1)·max c_p + Σ c_p: 1F1B goes at the pace of the slowest stage once it is full |
 /// | bubble | 1 − M·Σ c_p / (P · computing), which is (P − 1)/(M + P − 1) where stages are equal |
-/// | weights not there in time | the same with max(c_p, g_p) in place of c_p, less it: gathers go on while a rank computes; g_p = bytes of a round / bandwidth + gathers of a round · (S − 1) · latency, on a ring |
+/// | weights not there in time | the same with max(c_p, g_p) in place of c_p, less it: gathers go on while a rank computes, unless `--prefetch` is off (c_p + g_p); g_p = bytes of a round / bandwidth + gathers of a round · (S − 1) · latency, on a ring |
 /// | embedding rows | requests and rows at most / bandwidth + S · latency: a ring, then the rows |
 /// | messages of stages | for each boundary and direction, a micro-batch's activations / bandwidth + latency: the others travel while stages compute |
 /// | all-reduce | 2·(n − 1)/n · bytes / bandwidth + 2·(n − 1)·latency over all n ranks: a ring |
@@ -114,7 +114,8 @@ impl Timing {
         let waited = volumes.stages.iter().zip(&compute).map(|(stage, compute)| {
             let (bytes, gathers) = (stage.gathered(rounds).total() as f64, stage.gathers(rounds) as f64);
             let gathering = rates.transfer(bytes) + gathers * others * rates.latency();
-            compute.max(gathering / rounds.max(1) as f64)
+            let gathering = gathering / rounds.max(1) as f64;
+            if facts.training.prefetch { compute.max(gathering) } else { compute + gathering }
         });
         let compute_seconds = computing(&compute, rounds);
         let busy = rounds as f64 * compute.iter().sum::<f64>() / layout.depth().max(1) as f64;
@@ -155,15 +156,13 @@ impl Timing {
     }
 }
 
-/// Operations of a mean micro-batch on each stage.
+/// Operations of a mean micro-batch, those of the whole model shared out over the stages by their costs.
 fn stage_operations(facts: &Facts, layout: &Layout<'_>, steps: &Steps) -> Vec<f64> {
     let (mean, _) = facts.data.mean();
     let tokens = steps.tokens / steps.micro_batches.max(1) as f64;
-    let of = |stage: &Stage<'_>| {
-        let (linear, attention) = stage.operations(mean);
-        (linear + attention) * tokens
-    };
-    layout.stages.iter().map(of).collect()
+    let of_stages = layout.stages.iter().map(|stage| stage.operations(mean));
+    let a_token: f64 = of_stages.map(|(linear, attention)| linear + attention).sum();
+    Stage::shares(&layout.stages).into_iter().map(|share| share * a_token * tokens).collect()
 }
 
 /// Time of M micro-batches through stages that take so long for one: (M − 1)·max + Σ.

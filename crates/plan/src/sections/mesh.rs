@@ -124,7 +124,8 @@ pub(super) fn time(plan: &Plan) -> Section {
         section.row(label, format!("{}: {formula}", seconds(value)));
     };
     if plan.mesh.dp_shard > 1 {
-        part("+ waiting for gathered weights", timing.gather_seconds, "max(computing, gathers) − computing");
+        let formula = "gathers beyond computing; all of them without --prefetch";
+        part("+ waiting for gathered weights", timing.gather_seconds, formula);
         part("+ embedding rows", timing.embedding_seconds, "at most; bytes / bandwidth + S · latency");
     }
     if plan.mesh.pp > 1 {
