@@ -1,6 +1,7 @@
 //! `gpart-dist`: the command line, where the parts are put together. `main` turns errors into exit codes, the
 //! commands do the work.
 
+mod cores;
 mod exit;
 mod format;
 mod host;

@@ -9,7 +9,7 @@ use trainer::{Surroundings, TrainError};
 use crate::exit::Exit;
 use crate::logging::LogFile;
 use crate::ui::Ui;
-use crate::{fail, report, samples, sources};
+use crate::{cores, fail, report, samples, sources};
 
 /// Trains, or shows what would be trained on.
 pub fn train(task: Task, args: &TrainArgs) -> Exit {
@@ -65,7 +65,9 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError
     let config = &resolved.config;
     let log = LogFile::start(config.log_level);
     let ui = Ui::new(&resolved);
+    let few_cores = cores::warning(config.threads, comm);
     if comm.rank() == 0 {
+        few_cores.iter().for_each(|text| ui.warning(text));
         resolved.warnings.iter().for_each(|warning| ui.warning(warning));
         if config.comm == config::Comm::Mpi && comm::launcher().is_none() {
             ui.warning(

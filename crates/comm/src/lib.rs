@@ -5,19 +5,23 @@
 //! peers, so ranks stop together: whoever cannot go on says so in a collective that all make. A rank that dies
 //! without a word is noticed by the launcher, which ends the others.
 
+mod device;
 mod environment;
 mod ledger;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod peers;
 mod pending;
+mod places;
 mod region;
 mod single;
 
-pub use environment::{LauncherWorld, launcher, rank_by_launcher};
+pub use device::{DeviceError, Gpu, RankGpus, assign_devices};
+pub use environment::{LauncherWorld, launcher, local_rank_by_launcher, rank_by_launcher};
 pub use ledger::{Ledger, Operation, Traffic};
 pub use peers::LostRank;
 pub use pending::Pending;
+pub use places::{Place, host_name, places};
 pub use region::{Piece, Region};
 pub use single::Single;
 
