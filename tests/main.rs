@@ -12,6 +12,7 @@ mod bad_model;
 mod bad_output;
 mod bad_own_data;
 mod bad_settings;
+mod doctor;
 mod files;
 mod golden_runs;
 mod harness;

@@ -2,6 +2,7 @@
 //! commands do the work.
 
 mod cores;
+mod doctor;
 mod exit;
 mod format;
 mod host;
@@ -47,6 +48,8 @@ enum Command {
     /// Look into a partition, an adapter, a checkpoint or a model
     #[command(subcommand)]
     Inspect(inspect::Inspect),
+    /// Check this machine, or under mpirun a cluster: versions, messages, GPUs, clocks, disk
+    Doctor(doctor::DoctorArgs),
     /// Print a completion script: source it, or put it where your shell looks
     Completions(manual::CompletionsArgs),
     /// Write manual pages
@@ -90,6 +93,7 @@ fn run(cli: Cli) -> Exit {
         Command::Config(ConfigOf::Train(args)) => train::show_config(Task::Train, &args.train, args.json),
         Command::Merge(args) => merge::merge(&args),
         Command::Inspect(what) => inspect::inspect(what),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }

@@ -39,20 +39,28 @@ pub fn refuse_command_line(error: &clap::Error) -> Exit {
 
 /// Brings the ranks up, works, and reports what went wrong, on the one rank that is to.
 fn with_ranks(work: impl FnOnce(&dyn Communicator) -> Result<(), TrainError>) -> Exit {
-    let comm = match comm::start(report::lost_rank) {
+    let comm = match start_ranks() {
         Ok(comm) => comm,
-        // Nobody to agree with: by its number alone, the first one speaks.
-        Err(error) if comm::rank_by_launcher().unwrap_or(0) == 0 => return fail(&error),
-        Err(error) => {
-            std::thread::sleep(SPEAKERS_LEAD);
-            return Exit::of(&error);
-        }
+        Err(exit) => return exit,
     };
     let Err(error) = work(comm.as_ref()) else { return Exit::Done };
     if !matches!(error, TrainError::Elsewhere { .. }) {
         report::print_of_rank(&error, comm.as_ref());
     }
     if error.is_input() { Exit::Input } else { Exit::Failed }
+}
+
+/// Brings the ranks up. What went wrong is reported by one of them.
+pub fn start_ranks() -> Result<Box<dyn Communicator>, Exit> {
+    match comm::start(report::lost_rank) {
+        Ok(comm) => Ok(comm),
+        // Nobody to agree with: by its number alone, the first one speaks.
+        Err(error) if comm::rank_by_launcher().unwrap_or(0) == 0 => Err(fail(&error)),
+        Err(error) => {
+            std::thread::sleep(SPEAKERS_LEAD);
+            Err(Exit::of(&error))
+        }
+    }
 }
 
 /// How long silent processes wait before they end, so that the launcher does not kill the one that speaks.

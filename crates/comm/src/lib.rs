@@ -5,6 +5,7 @@
 //! peers, so ranks stop together: whoever cannot go on says so in a collective that all make. A rank that dies
 //! without a word is noticed by the launcher, which ends the others.
 
+mod accelerators;
 mod device;
 mod environment;
 mod ledger;
@@ -16,6 +17,7 @@ mod places;
 mod region;
 mod single;
 
+pub use accelerators::{Accelerators, Missing, accelerators};
 pub use device::{DeviceError, Gpu, RankGpus, assign_devices};
 pub use environment::{LauncherWorld, launcher, local_rank_by_launcher, rank_by_launcher};
 pub use ledger::{Ledger, Operation, Traffic};
@@ -158,6 +160,14 @@ pub fn start(on_lost: OnLost) -> Result<Box<dyn Communicator>, CommError> {
         return Ok(Box::new(Single));
     };
     launched(variable, size, on_lost)
+}
+
+/// Name and version of the MPI that is linked, whether or not ranks are up; none in a build without it.
+pub fn mpi_library() -> Option<String> {
+    #[cfg(feature = "mpi")]
+    return Some(mpi::library());
+    #[cfg(not(feature = "mpi"))]
+    None
 }
 
 #[cfg(feature = "mpi")]

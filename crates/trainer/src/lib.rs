@@ -24,6 +24,9 @@ mod samples;
 mod start;
 mod tensorboard;
 
+/// The libtorch that this was built against.
+pub const LIBTORCH_VERSION: &str = env!("GPART_LIBTORCH_VERSION");
+
 pub use agree::agree;
 pub use error::TrainError;
 pub use event::{Event, Observer, StartInfo, StepMetrics, Summary};

@@ -22,6 +22,13 @@ use worker::Worker;
 const INLINE: usize = 120;
 const INLINE_BLOCK: usize = INLINE + 8;
 
+/// Name and version of the library.
+pub(crate) fn library() -> String {
+    mpi::environment::library_version()
+        .map(|version| version.split(',').next().unwrap_or_default().trim_end_matches('\0').to_owned())
+        .unwrap_or_else(|_| "MPI".to_owned())
+}
+
 /// A group of ranks of `MPI_COMM_WORLD`.
 pub(crate) struct MpiComm {
     worker: Arc<Worker>,
@@ -106,9 +113,7 @@ impl Communicator for MpiComm {
     }
 
     fn backend(&self) -> String {
-        mpi::environment::library_version()
-            .map(|version| version.split(',').next().unwrap_or_default().trim_end_matches('\0').to_owned())
-            .unwrap_or_else(|_| "MPI".to_owned())
+        library()
     }
 
     fn all_reduce_sum(&self, values: &mut [i64]) {
