@@ -110,5 +110,5 @@ fn wrong_flags() {
     let outcome = alone(&["doctor", "--comm", "pigeon"]);
     check_message("--comm pigeon", &outcome, 2, &["pigeon", "mpi"]);
     let outcome = Running::start(command(Ranks::Mpi(2), &["doctor", "--large-message"])).finish();
-    check_message("--no-such", &outcome, 2, &["--large-message"]);
+    check_message("--large-message", &outcome, 2, &["--large-message"]);
 }

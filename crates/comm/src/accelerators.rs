@@ -54,5 +54,14 @@ pub fn accelerators() -> Accelerators {
 /// Looks for GPUs, the driver and NCCL. Loads their libraries, and starts the driver, where they are there.
 #[cfg(feature = "nccl")]
 pub fn accelerators() -> Accelerators {
-    Accelerators::of_environment()
+    let mut found = Accelerators::of_environment();
+    match crate::nccl::probe() {
+        Ok((cuda, gpus)) => (found.driver_cuda, found.gpus) = (Some(cuda), gpus),
+        Err(missing) => found.missing.push(missing),
+    }
+    match crate::nccl::library() {
+        Ok(library) => found.nccl = Some(library.version()),
+        Err(missing) => found.missing.push(missing),
+    }
+    found
 }
