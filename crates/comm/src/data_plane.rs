@@ -33,6 +33,8 @@ pub struct Wish {
 pub struct DataPlane {
     /// All ranks, for the run's vectors. Drop it before the control communicator.
     pub comm: Box<dyn Communicator>,
+    /// It is NCCL; the control communicator's own kind otherwise.
+    pub is_nccl: bool,
     /// In one sentence, beginning with `mpi:`, `nccl:` or `none:`.
     pub why: String,
 }
@@ -63,7 +65,7 @@ type Obstacle = Missing;
 /// NCCL was asked for and cannot be ([`CommError::NoNccl`]), ranks would share a GPU ([`CommError::Devices`]), or NCCL
 /// does not start ([`CommError::Nccl`]). Every rank gets the same error.
 pub fn data_plane(wish: Wish, control: &dyn Communicator, alarm: Alarm) -> Result<DataPlane, CommError> {
-    let same = |why| DataPlane { comm: control.split("world", 0), why };
+    let same = |why| DataPlane { comm: control.split("world", 0), is_nccl: false, why };
     // Libraries are loaded only where somebody might use them.
     let is_wanted = match wish.choice {
         Choice::Mpi => false,
@@ -86,7 +88,8 @@ pub fn data_plane(wish: Wish, control: &dyn Communicator, alarm: Alarm) -> Resul
     match decide(wish, &facts, &gpus.collect::<Vec<RankGpus>>())? {
         Verdict::Control(why) => Ok(same(why)),
         Verdict::Nccl(devices, why) => {
-            Ok(DataPlane { comm: nccl(control, devices[control.rank()], alarm)?, why })
+            let comm = nccl(control, devices[control.rank()], alarm)?;
+            Ok(DataPlane { comm, is_nccl: true, why })
         }
     }
 }

@@ -153,10 +153,9 @@ closed_set! {
 closed_set! {
     /// What carries the ranks' messages.
     Comm {
-        /// MPI where there is more than one rank.
+        /// NCCL where every rank computes on a GPU of its own, MPI otherwise.
         Auto,
-        /// NCCL.
-        #[value(hide = true)]
+        /// NCCL: messages between GPUs.
         Nccl,
         /// MPI.
         Mpi,

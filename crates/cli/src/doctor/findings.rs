@@ -164,11 +164,12 @@ fn clocks(report: &Report, say: Say<'_>) {
 
 fn gpus(report: &Report, say: Say<'_>) {
     let present = report.ranks.iter().any(|facts| !facts.accelerators.gpus.is_empty());
-    if let Some((text, hint)) = report.gpus.problem.as_ref().filter(|_| present || report.gpus.is_needed) {
-        let level = if report.gpus.is_needed { Level::Broken } else { Level::Warning };
-        say(level, "GPUs", text.clone(), hint);
+    let problem = report.gpus.problem.as_ref().filter(|_| present);
+    // Messages that cannot be carried for the same reason say it once.
+    if let Some((text, hint)) = problem.filter(|problem| report.choice.problem.as_ref() != Some(*problem)) {
+        say(Level::Warning, "GPUs", text.clone(), hint);
     }
-    if !present || report.gpus.is_needed {
+    if !present || problem.is_some() {
         return;
     }
     // With a GPU, what keeps it from being used is worth a word.
@@ -179,6 +180,9 @@ fn gpus(report: &Report, say: Say<'_>) {
 }
 
 fn messages(report: &Report, say: Say<'_>) {
+    if let Some((text, hint)) = &report.choice.problem {
+        say(Level::Broken, "messages", text.clone(), hint);
+    }
     let wrong = report.messages.iter().map(|messages| (&messages.carrier, &messages.wrong));
     let large = report.large.iter().map(|large| (&large.carrier, &large.wrong));
     for (carrier, wrong) in wrong.chain(large) {

@@ -18,7 +18,7 @@ use trainer::TrainError;
 
 use crate::exit::Exit;
 use crate::format::print;
-use crate::train;
+use crate::{report, train};
 use facts::Facts;
 use findings::{Finding, Level};
 use watch::Watch;
@@ -32,7 +32,7 @@ pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// What is to carry the ranks' messages; MPI is checked in any case
+    /// What is to carry the ranks' messages (MPI is checked in any case)
     #[arg(long, value_enum, default_value_t = config::Comm::Auto)]
     comm: config::Comm,
     /// Also send messages of more than 2^31 bytes, where there is memory for them
@@ -50,8 +50,7 @@ struct Report {
     /// Facts by rank.
     ranks: Vec<Facts>,
     gpus: Gpus,
-    /// What would carry a run's messages, and why.
-    choice: String,
+    choice: DataPlane,
     clocks: clocks::Clocks,
     /// One a communicator.
     messages: Vec<messages::Messages>,
@@ -71,9 +70,15 @@ struct Gpus {
     devices: Option<Vec<usize>>,
     /// What keeps them from having one, and what to do.
     problem: Option<(String, String)>,
-    /// Without them there is no run.
-    #[serde(skip)]
-    is_needed: bool,
+}
+
+/// What would carry a run's messages.
+#[derive(Serialize)]
+struct DataPlane {
+    /// What it is, and why.
+    why: String,
+    /// What keeps it from working, and what to do.
+    problem: Option<(String, String)>,
 }
 
 /// Checks, prints on rank 0, and ends with 1 when something would break a run.
@@ -105,15 +110,16 @@ fn examine(args: &DoctorArgs, comm: &dyn Communicator) -> Report {
     watch.now("the exchange of facts".to_owned());
     let ranks = facts::gather(comm);
     let gpus = assign(&ranks, args);
+    let (choice, data) = data_plane(args, &ranks, comm, &watch);
     let mut checked = Vec::new();
     let mut large = Vec::new();
-    if comm.size() > 1 {
-        let largest = largest(&ranks, comm);
-        checked.push(messages::check(comm, comm, largest, &watch));
+    let data = data.as_ref().map(|data| data.as_ref());
+    for carrier in std::iter::once(comm).chain(data).filter(|_| comm.size() > 1) {
+        checked.push(messages::check(carrier, comm, largest(&ranks, comm), &watch));
         if args.large_messages {
             let own = &ranks[comm.rank()];
             let memory = (own.memory.available, own.place.ranks_on_host);
-            large.push(large::check(comm, comm, memory, &watch));
+            large.push(large::check(carrier, comm, memory, &watch));
         }
     }
     watch.now("the comparison of clocks".to_owned());
@@ -122,10 +128,7 @@ fn examine(args: &DoctorArgs, comm: &dyn Communicator) -> Report {
     let disk = if comm.rank() == 0 { disk::check(&args.output) } else { disk::Disk::unseen(&args.output) };
     let mut report = Report {
         gpart_dist: env!("CARGO_PKG_VERSION"),
-        choice: match comm.size() {
-            1 => "none: this is one rank; start several with mpirun -n N".to_owned(),
-            _ => "mpi: the ranks compute on CPUs".to_owned(),
-        },
+        choice,
         ranks,
         gpus,
         clocks,
@@ -144,6 +147,37 @@ fn examine(args: &DoctorArgs, comm: &dyn Communicator) -> Report {
     // The others wait for rank 0's disk.
     comm.all_gather(&[]);
     report
+}
+
+/// Collective: what a run on these hosts would take, and it, where it is not `control` itself.
+fn data_plane(
+    args: &DoctorArgs,
+    ranks: &[Facts],
+    control: &dyn Communicator,
+    watch: &Watch,
+) -> (DataPlane, Option<Box<dyn Communicator>>) {
+    watch.long("the start of NCCL".to_owned());
+    let wish = comm::Wish {
+        choice: match args.comm {
+            config::Comm::Auto => comm::Choice::Auto,
+            config::Comm::Nccl => comm::Choice::Nccl,
+            config::Comm::Mpi => comm::Choice::Mpi,
+        },
+        computes_on_gpu: !ranks[control.rank()].accelerators.gpus.is_empty(),
+        share_gpu: args.share_gpu,
+    };
+    match comm::data_plane(wish, control, report::ALARM) {
+        Ok(plane) => (DataPlane { why: plane.why, problem: None }, plane.is_nccl.then_some(plane.comm)),
+        Err(error) => {
+            let why = format!("broken: {error}");
+            (DataPlane { why, problem: Some(problem(&error)) }, None)
+        }
+    }
+}
+
+/// An error's message and hint.
+fn problem(error: &dyn miette::Diagnostic) -> (String, String) {
+    (error.to_string(), error.help().map(|hint| hint.to_string()).unwrap_or_default())
 }
 
 /// Collective: the largest message that hosts have memory for, bytes.
@@ -166,13 +200,9 @@ fn assign(ranks: &[Facts], args: &DoctorArgs) -> Gpus {
         visible: facts.accelerators.visible.clone(),
     };
     let all: Vec<RankGpus> = ranks.iter().map(gpus).collect();
-    let is_needed = args.comm == config::Comm::Nccl;
     match comm::assign_devices(&all, args.share_gpu) {
-        Ok(devices) => Gpus { devices: Some(devices), problem: None, is_needed },
-        Err(error) => {
-            let hint = miette::Diagnostic::help(&error).map(|hint| hint.to_string()).unwrap_or_default();
-            Gpus { devices: None, problem: Some((error.to_string(), hint)), is_needed }
-        }
+        Ok(devices) => Gpus { devices: Some(devices), problem: None },
+        Err(error) => Gpus { devices: None, problem: Some(problem(&error)) },
     }
 }
 

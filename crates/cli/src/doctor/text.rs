@@ -79,7 +79,7 @@ fn ranks(report: &Report, page: &mut Page) {
     if more > 0 {
         page.row("", &format!("… and {more} more; what differs is named in the verdict"));
     }
-    page.row("messages", &report.choice);
+    page.row("messages", &report.choice.why);
 }
 
 fn versions(report: &Report, page: &mut Page) {
