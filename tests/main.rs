@@ -22,6 +22,7 @@ mod kills;
 mod manual;
 mod merge;
 mod methods;
+mod nccl;
 mod official_files;
 mod outputs;
 mod own_data;

@@ -26,7 +26,7 @@ pub struct Disk {
     pub file_system: String,
     /// Bytes.
     pub free: Option<u64>,
-    /// Bytes a second of one file, written and synchronised.
+    /// Bytes a second of one large file, written and synchronised.
     pub write_speed: Option<f64>,
     /// Seconds to write, synchronise and rename a file like a run's state; the median.
     pub state_seconds: Option<f64>,
@@ -34,8 +34,8 @@ pub struct Disk {
     pub broken: Option<String>,
 }
 
-/// Writes to the folder, and leaves nothing behind.
-pub fn check(folder: &Path) -> Disk {
+/// Writes to the folder, little where it is to be quick, and leaves nothing behind.
+pub fn check(folder: &Path, quick: bool) -> Disk {
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let existing = absolute.ancestors().find(|folder| folder.exists()).unwrap_or(&absolute).to_owned();
     let mut disk = Disk {
@@ -52,7 +52,7 @@ pub fn check(folder: &Path) -> Disk {
         return disk;
     }
     let path = disk.tried.join(format!(".gpart-doctor-{}", std::process::id()));
-    let tried = measure(&path, &mut disk);
+    let tried = measure(&path, quick, &mut disk);
     let _ = std::fs::remove_file(&path);
     let _ = std::fs::remove_file(renamed(&path));
     if let Err((what, error)) = tried {
@@ -67,18 +67,19 @@ fn renamed(path: &Path) -> PathBuf {
     path.with_extension("renamed")
 }
 
-fn measure(path: &Path, disk: &mut Disk) -> Result<(), Failure> {
+fn measure(path: &Path, quick: bool, disk: &mut Disk) -> Result<(), Failure> {
     let file = File::create(path).map_err(|error| ("cannot make a file", error))?;
     file.try_lock().map_err(|error| ("cannot lock a file", error.into()))?;
     drop(file);
+    let (large, states) = if quick { (STATE, 1) } else { (LARGE, STATES) };
     // No run of equal bytes, which some disks compress away.
     let bytes: Vec<u8> =
-        (0..LARGE as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+        (0..large as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
     let seconds = write(path, &bytes)?;
     disk.write_speed = Some(bytes.len() as f64 / seconds);
     let started = Instant::now();
     let mut times = Vec::new();
-    while times.len() < STATES && (times.is_empty() || started.elapsed() < LONGEST) {
+    while times.len() < states && (times.is_empty() || started.elapsed() < LONGEST) {
         let begun = Instant::now();
         write(path, &bytes[..STATE])?;
         std::fs::rename(path, renamed(path)).map_err(|error| ("cannot rename a file", error))?;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use comm::{Communicator, PIECE_ALIGNMENT, Piece, Region};
+use comm::{Communicator, PIECE_ALIGNMENT, Pending, Piece, Region};
 use serde::Serialize;
 
 use super::watch::Watch;
@@ -11,8 +11,18 @@ use super::watch::Watch;
 pub const SIZES: [usize; 4] = [8, 4 << 10, 4 << 20, 64 << 20];
 /// How often each size is said, unless that takes longer than [`LONGEST`].
 const CALLS: [usize; 4] = [50, 50, 8, 3];
-/// Most seconds for one kind of message of one size.
+/// Most seconds for one kind of message of one size, and when little time is to be spent.
 const LONGEST: f64 = 1.0;
+const QUICK: f64 = 0.02;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Bytes of the largest message.
+    pub largest: usize,
+    /// Few calls: the times say little then, the answers as much.
+    pub quick: bool,
+}
 
 /// The kinds of messages.
 pub const KINDS: [Kind; 5] =
@@ -69,19 +79,21 @@ pub struct Messages {
     pub wrong: Vec<String>,
 }
 
-/// Collective: says everything on `comm`, up to messages of `largest` bytes. Outcomes are compared over `control`.
-pub fn check(comm: &dyn Communicator, control: &dyn Communicator, largest: usize, watch: &Watch) -> Messages {
+/// Collective: says everything on `comm`. Outcomes are compared over `control`.
+pub fn check(comm: &dyn Communicator, control: &dyn Communicator, effort: Effort, watch: &Watch) -> Messages {
     let carrier = comm.backend();
     let mut measured = Vec::new();
     let mut wrong = Vec::new();
     for kind in KINDS {
-        for (bytes, calls) in SIZES.into_iter().zip(CALLS).filter(|(bytes, _)| *bytes <= largest) {
+        for (bytes, calls) in SIZES.into_iter().zip(CALLS).filter(|(bytes, _)| *bytes <= effort.largest) {
             watch.now(format!("{} of {bytes} bytes over {carrier}", kind.name()));
-            measured.push(measure(kind, bytes, calls, comm, control, &mut wrong));
+            measured.push(measure((kind, bytes, calls), effort, (comm, control), &mut wrong));
         }
     }
     watch.now(format!("messages of uneven lengths over {carrier}"));
     wrong.extend(uneven(comm));
+    watch.now(format!("several messages at once over {carrier}"));
+    wrong.extend(at_once(comm).err());
     watch.now(format!("a split of the ranks over {carrier}"));
     wrong.extend(split(comm));
     watch.now("the outcome of the messages".to_owned());
@@ -99,17 +111,16 @@ pub fn of_all_ranks(control: &dyn Communicator, wrong: &[String]) -> Vec<String>
 }
 
 fn measure(
-    kind: Kind,
-    bytes: usize,
-    calls: usize,
-    comm: &dyn Communicator,
-    control: &dyn Communicator,
+    (kind, bytes, calls): (Kind, usize, usize),
+    effort: Effort,
+    (comm, control): (&dyn Communicator, &dyn Communicator),
     wrong: &mut Vec<String>,
 ) -> Measured {
     // Counts as a warm-up too: connections are made at the first message.
     let first = say(kind, bytes, comm, 0, wrong);
     let first = slowest(control, &[first.as_secs_f64()])[0];
-    let calls = ((LONGEST / first.max(1e-9)) as usize).clamp(1, calls);
+    let longest = if effort.quick { QUICK } else { LONGEST };
+    let calls = ((longest / first.max(1e-9)) as usize).clamp(1, calls);
     let times: Vec<f64> = (1..=calls).map(|call| say(kind, bytes, comm, call, wrong).as_secs_f64()).collect();
     let mut times = slowest(control, &times);
     times.sort_unstable_by(f64::total_cmp);
@@ -256,6 +267,40 @@ fn uneven(comm: &dyn Communicator) -> Option<String> {
     };
     let mistake = all.iter().enumerate().find_map(check)?;
     Some(format!("all-gather of uneven lengths: {mistake}"))
+}
+
+/// Messages of several lengths on their way at once, both ways around the ring, beside a gather: each in its order.
+fn at_once(comm: &dyn Communicator) -> Result<(), String> {
+    const MESSAGES: usize = 6;
+    let (rank, ranks) = (comm.rank(), comm.size());
+    let neighbours = [(rank + 1) % ranks, (rank + ranks - 1) % ranks];
+    let length = |number: usize| 1 + number * 70_001;
+    let no_memory = |error: std::io::Error| format!("no memory for messages: {error}");
+    let mut coming = Vec::new();
+    let mut going = Vec::new();
+    for from in neighbours {
+        for number in 0..MESSAGES {
+            let into = Region::new(length(number)).map_err(no_memory)?;
+            coming.push((from, number, comm.start_receive(from, into)));
+        }
+    }
+    let mine = Region::copy_of(&content(rank, 1 << 20, 9)).map_err(no_memory)?;
+    let all = comm.start_all_gather(Piece::from(mine), Region::new(ranks << 20).map_err(no_memory)?);
+    for to in neighbours {
+        for number in 0..MESSAGES {
+            let message = Region::copy_of(&content(rank, length(number), number)).map_err(no_memory)?;
+            going.push(comm.start_send(to, Piece::from(message)));
+        }
+    }
+    let mut mistakes = Vec::new();
+    for (from, number, message) in coming {
+        mistakes.extend(differs(&format!("rank {from}"), message.wait().bytes(), from, number % MESSAGES));
+    }
+    going.into_iter().for_each(Pending::wait);
+    let pieces = all.wait();
+    let pieces = pieces.bytes().chunks_exact(1 << 20).enumerate();
+    mistakes.extend(pieces.filter_map(|(from, found)| differs(&format!("rank {from}"), found, from, 9)));
+    mistakes.pop().map_or(Ok(()), |mistake| Err(format!("several messages at once: {mistake}")))
 }
 
 /// Even and odd ranks each for themselves.

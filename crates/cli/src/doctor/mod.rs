@@ -38,6 +38,9 @@ pub struct DoctorArgs {
     /// Also send messages of more than 2^31 bytes, where there is memory for them
     #[arg(long)]
     large_messages: bool,
+    /// Small messages and files only: as many checks, but times that say little
+    #[arg(long)]
+    quick: bool,
     /// Let several ranks of a host have one GPU
     #[arg(long)]
     share_gpu: bool,
@@ -111,11 +114,13 @@ fn examine(args: &DoctorArgs, comm: &dyn Communicator) -> Report {
     let ranks = facts::gather(comm);
     let gpus = assign(&ranks, args);
     let (choice, data) = data_plane(args, &ranks, comm, &watch);
+    let most = if args.quick { 4 << 10 } else { usize::MAX };
+    let effort = messages::Effort { largest: largest(&ranks, comm).min(most), quick: args.quick };
     let mut checked = Vec::new();
     let mut large = Vec::new();
     let data = data.as_ref().map(|data| data.as_ref());
     for carrier in std::iter::once(comm).chain(data).filter(|_| comm.size() > 1) {
-        checked.push(messages::check(carrier, comm, largest(&ranks, comm), &watch));
+        checked.push(messages::check(carrier, comm, effort, &watch));
         if args.large_messages {
             let own = &ranks[comm.rank()];
             let memory = (own.memory.available, own.place.ranks_on_host);
@@ -125,7 +130,11 @@ fn examine(args: &DoctorArgs, comm: &dyn Communicator) -> Report {
     watch.now("the comparison of clocks".to_owned());
     let clocks = clocks::check(comm, &start);
     watch.long(format!("the check of {} by rank 0", args.output.display()));
-    let disk = if comm.rank() == 0 { disk::check(&args.output) } else { disk::Disk::unseen(&args.output) };
+    let disk = if comm.rank() == 0 {
+        disk::check(&args.output, args.quick)
+    } else {
+        disk::Disk::unseen(&args.output)
+    };
     let mut report = Report {
         gpart_dist: env!("CARGO_PKG_VERSION"),
         choice,

@@ -4,7 +4,7 @@ use super::Report;
 use super::facts::{Facts, Versions};
 use super::findings::{Level, PARTS};
 use super::large::Large;
-use super::messages::{KINDS, Messages, SIZES};
+use super::messages::{KINDS, Messages};
 use crate::format::{bytes, counted};
 
 const WIDTH: usize = 100;
@@ -183,7 +183,8 @@ fn carried(messages: &Messages, page: &mut Page) {
         "messages over {} (time of the slowest rank; each answer compared)",
         messages.carrier
     ));
-    let head: String = SIZES.iter().map(|bytes| format!("{:>11}", size(*bytes))).collect();
+    let sizes = messages.measured.iter().filter(|measured| measured.kind == KINDS[0]);
+    let head: String = sizes.map(|measured| format!("{:>11}", size(measured.bytes))).collect();
     page.line(&format!("  {:<13}{head}{:>13}", "", "speed"));
     for kind in KINDS {
         let of_kind: Vec<_> = messages.measured.iter().filter(|measured| measured.kind == kind).collect();
@@ -220,7 +221,7 @@ fn disk(report: &Report, page: &mut Page) {
     page.row("folder", &tried);
     page.row("kind", &format!("{}, {} free", disk.file_system, or_unknown(disk.free)));
     if let Some(speed) = disk.write_speed {
-        page.row("64 MiB", &format!("{:.0} MB/s, synchronised", speed / 1e6));
+        page.row("a large file", &format!("{:.0} MB/s, synchronised", speed / 1e6));
     }
     if let Some(seconds) = disk.state_seconds {
         page.row("a state", &format!("{} to write, synchronise and rename 6 MiB", short(seconds)));

@@ -1,9 +1,11 @@
 /* A double of libnccl.so.2: the calls that the NCCL communicator makes, non-blocking, between processes of one host
  * through shared memory that the unique id names. Ranks that do not make the same call with the same length get an
- * error. FAKE_NCCL_VERSION is what ncclGetVersion says; FAKE_NCCL_FAIL_AT=N fails this process's N-th operation. */
+ * error. FAKE_NCCL_VERSION is what ncclGetVersion says; FAKE_NCCL_FAIL_AT=N fails this process's N-th operation, and
+ * FAKE_NCCL_DIE_AT=N kills rank 1 of the world at its N-th. */
 #define _GNU_SOURCE
 #include "fake_cuda.h"
 #include <fcntl.h>
+#include <signal.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -197,6 +199,8 @@ static int start(struct operation asked, size_t room, void *stream) {
         set_state(asked.comm, REMOTE_ERROR);
         return IN_PROGRESS;
     }
+    const char *dies = getenv("FAKE_NCCL_DIE_AT"), *rank = getenv("OMPI_COMM_WORLD_RANK");
+    if (dies && atoi(dies) == number && rank && !strcmp(rank, "1")) raise(SIGKILL);
     struct operation *op = malloc(sizeof *op);
     *op = asked;
     /* Now and then at once, as NCCL does. */
