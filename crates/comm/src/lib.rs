@@ -1,6 +1,7 @@
 //! What ranks say to each other: one trait, chosen in one place.
 //!
-//! [`start`] brings up MPI when a launcher is at work and a lone rank otherwise. Degree one is a real no-op.
+//! [`start`] brings up MPI when a launcher is at work and a lone rank otherwise; [`data_plane`] then decides what carries
+//! the run's vectors, MPI or NCCL. Degree one is a real no-op.
 //! Shutdown order: the communicator is dropped, and MPI finalised, when every rank is done. Finalising waits for
 //! peers, so ranks stop together: whoever cannot go on says so in a collective that all make. A rank that dies
 //! without a word is noticed by the launcher, which ends the others.
@@ -16,6 +17,10 @@ mod ledger;
 mod mpi;
 #[cfg(feature = "nccl")]
 mod nccl;
+#[cfg_attr(
+    not(any(feature = "mpi", feature = "nccl")),
+    allow(dead_code, reason = "a lone rank has no peers")
+)]
 mod peers;
 mod pending;
 mod places;

@@ -155,9 +155,9 @@ closed_set! {
     Comm {
         /// NCCL where every rank computes on a GPU of its own, MPI otherwise.
         Auto,
-        /// NCCL: messages between GPUs.
+        /// Between GPUs.
         Nccl,
-        /// MPI.
+        /// Between hosts and processes, whatever they compute on.
         Mpi,
     }
 }

@@ -109,7 +109,7 @@ pub fn doctor(args: &DoctorArgs) -> Exit {
 /// Collective: makes all checks. Rank 0 has the whole report.
 fn examine(args: &DoctorArgs, comm: &dyn Communicator) -> Report {
     let start = clocks::Start::now();
-    let watch = Watch::start(comm.rank());
+    let watch = Watch::start(comm.rank(), crate::terminal::is_terminal());
     watch.now("the exchange of facts".to_owned());
     let ranks = facts::gather(comm);
     let gpus = assign(&ranks, args);

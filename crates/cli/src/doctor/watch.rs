@@ -11,8 +11,11 @@ const LONG_PATIENCE: Duration = Duration::from_secs(600);
 /// How much longer a rank waits that is not to speak.
 const SPEAKERS_LEAD: Duration = Duration::from_secs(2);
 
-/// Ends the process when a check takes too long, saying which.
-pub struct Watch(Arc<Mutex<Going>>);
+/// Shows what is being done where somebody watches, and ends the process when it takes too long, saying which.
+pub struct Watch {
+    going: Arc<Mutex<Going>>,
+    is_shown: bool,
+}
 
 struct Going {
     what: String,
@@ -20,8 +23,8 @@ struct Going {
 }
 
 impl Watch {
-    /// Starts to watch. Rank 0 speaks.
-    pub fn start(rank: usize) -> Self {
+    /// Starts to watch. Rank 0 speaks; `is_shown` on a terminal that somebody looks at.
+    pub fn start(rank: usize, is_shown: bool) -> Self {
         let going = Arc::new(Mutex::new(Going { what: String::new(), until: None }));
         let seen = Arc::clone(&going);
         let lead = if rank == 0 { Duration::ZERO } else { SPEAKERS_LEAD };
@@ -34,7 +37,7 @@ impl Watch {
                 }
             }
         });
-        Self(going)
+        Self { going, is_shown: is_shown && rank == 0 }
     }
 
     /// What is done from now on.
@@ -49,11 +52,22 @@ impl Watch {
 
     /// Nothing is waited for any more.
     pub fn over(&self) {
-        lock(&self.0).until = None;
+        lock(&self.going).until = None;
+        self.show("");
     }
 
     fn set(&self, what: String, patience: Duration) {
-        *lock(&self.0) = Going { what, until: Some(Instant::now() + patience) };
+        self.show(&format!("{what} …"));
+        *lock(&self.going) = Going { what, until: Some(Instant::now() + patience) };
+    }
+}
+
+impl Watch {
+    /// Replaces the line that was shown before.
+    fn show(&self, text: &str) {
+        if self.is_shown {
+            let _ = std::io::stderr().write_all(format!("\r\x1b[K{text}").as_bytes());
+        }
     }
 }
 

@@ -45,6 +45,17 @@ pub(super) struct Operation {
     pub(super) work: Box<dyn Work>,
 }
 
+/// What a lane is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// What all of `ranks` do together; this is `rank`.
+    Together { rank: usize, ranks: usize },
+    /// Messages to another rank.
+    Outgoing,
+    /// Messages from another rank.
+    Incoming,
+}
+
 /// How the ranks of a lane find each other.
 pub(super) enum Meeting {
     /// They know.
@@ -94,18 +105,21 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// A lane of `ranks`, of which this is `rank`. Both directions share the memory's length.
-    pub(super) fn open(
-        library: &'static Library,
-        (rank, ranks): (usize, usize),
-        meeting: Meeting,
-    ) -> Result<Self, String> {
+    /// A lane whose ranks are on their way to each other.
+    pub(super) fn open(library: &'static Library, what_for: Use, meeting: Meeting) -> Result<Self, String> {
+        let (rank, ranks) = match what_for {
+            Use::Together { rank, ranks } => (rank, ranks),
+            Use::Outgoing => (0, 2),
+            Use::Incoming => (1, 2),
+        };
+        // A direction that is never used needs no memory to speak of.
+        let length = |unused| if what_for == unused { PIECE_ALIGNMENT } else { STAGING };
         let mut lane = Self {
             library,
             comm: std::ptr::null_mut(),
             stream: Stream::new()?,
-            outgoing: Staging::new(STAGING)?,
-            incoming: Staging::new(STAGING)?,
+            outgoing: Staging::new(length(Use::Incoming))?,
+            incoming: Staging::new(length(Use::Outgoing))?,
             rank,
             ranks,
             state: State::Meeting(None),

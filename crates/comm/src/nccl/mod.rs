@@ -8,6 +8,8 @@
 //! would wait for ever. So each direction between two ranks has a lane (a communicator of two) of its own, made at the
 //! first message: the sender makes the place to meet, and it travels over the control communicator.
 //!
+//! Tests run this on doubles of the driver and of NCCL (`tests/fake_cuda`); on real GPUs it has not been run yet.
+//!
 //! Shutdown order: operations, NCCL's communicators, streams, the context, and then the control communicator.
 
 mod cuda;
@@ -28,7 +30,7 @@ use crate::ledger::{Ledger, Operation, Traffic};
 use crate::peers::Peer;
 use crate::pending::Account;
 use crate::{Alarm, Communicator, PIECE_ALIGNMENT, Pending, Piece, Region};
-use lane::{Kind, Meeting, Work};
+use lane::{Kind, Meeting, Use, Work};
 use library::UniqueId;
 use worker::{LaneId, Worker};
 
@@ -66,9 +68,9 @@ impl NcclComm {
         };
         let mut bytes = agree(control.as_ref(), id)?;
         control.broadcast(0, &mut bytes);
-        let place = (control.rank(), control.size());
+        let all = Use::Together { rank: control.rank(), ranks: control.size() };
         let met = UniqueId::of(&bytes).ok_or_else(|| "rank 0 sent no place to meet".to_owned());
-        let opened = met.and_then(|id| worker.open_now(place, Meeting::Known(Box::new(id))));
+        let opened = met.and_then(|id| worker.open_now(all, Meeting::Known(Box::new(id))));
         let lane = agree(control.as_ref(), opened)?;
         let comm = Self::of(worker, control, "world", Ledger::default());
         let _ = comm.together.set(lane);
@@ -95,8 +97,9 @@ impl NcclComm {
         *self.together.get_or_init(|| {
             let mut bytes = if self.rank() == 0 { self.unique_id().0.to_vec() } else { Vec::new() };
             self.control.broadcast(0, &mut bytes);
+            let all = Use::Together { rank: self.rank(), ranks: self.size() };
             match UniqueId::of(&bytes) {
-                Some(id) => self.worker.open((self.rank(), self.size()), Meeting::Known(Box::new(id))),
+                Some(id) => self.worker.open(all, Meeting::Known(Box::new(id))),
                 None => self.worker.fail("rank 0 sent no place to meet".to_owned(), "the start of NCCL"),
             }
         })
@@ -115,7 +118,7 @@ impl NcclComm {
                 Ok(bytes) => drop(self.control.start_send(rank, bytes.into())),
                 Err(error) => self.worker.fail(error.to_string(), Operation::Send.name()),
             }
-            self.worker.open((0, 2), Meeting::Known(id))
+            self.worker.open(Use::Outgoing, Meeting::Known(id))
         })
     }
 
@@ -124,7 +127,7 @@ impl NcclComm {
         *self.incoming.borrow_mut().entry(rank).or_insert_with(|| match Region::new(UniqueId::LENGTH) {
             Ok(into) => {
                 let coming = self.control.start_receive(rank, into);
-                self.worker.open((1, 2), Meeting::Coming(Some(coming)))
+                self.worker.open(Use::Incoming, Meeting::Coming(Some(coming)))
             }
             Err(error) => self.worker.fail(error.to_string(), Operation::Receive.name()),
         })

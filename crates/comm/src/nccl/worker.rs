@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::cuda::Device;
-use super::lane::{Lane, Meeting, Operation};
+use super::lane::{Lane, Meeting, Operation, Use};
 use super::library::{Library, SUCCESS, UniqueId};
 use crate::peers::Peer;
 use crate::{Alarm, Failure, LostRank};
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(super) type LaneId = usize;
 
 enum Command {
-    Open { id: LaneId, place: (usize, usize), meeting: Meeting, opened: Option<Sender<Result<(), String>>> },
+    Open { id: LaneId, what_for: Use, meeting: Meeting, opened: Option<Sender<Result<(), String>>> },
     Operate(LaneId, Operation),
     UniqueId(Sender<Result<Box<UniqueId>, String>>),
     Watch { own: Peer, peers: Vec<Peer> },
@@ -78,17 +78,17 @@ impl Worker {
     }
 
     /// Opens a lane; its operations wait until its ranks have found each other.
-    pub(super) fn open(&self, place: (usize, usize), meeting: Meeting) -> LaneId {
+    pub(super) fn open(&self, what_for: Use, meeting: Meeting) -> LaneId {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.send(Command::Open { id, place, meeting, opened: None });
+        self.send(Command::Open { id, what_for, meeting, opened: None });
         id
     }
 
     /// The same, and waits until they have.
-    pub(super) fn open_now(&self, place: (usize, usize), meeting: Meeting) -> Result<LaneId, String> {
+    pub(super) fn open_now(&self, what_for: Use, meeting: Meeting) -> Result<LaneId, String> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, outcome) = channel();
-        self.send(Command::Open { id, place, meeting, opened: Some(sender) });
+        self.send(Command::Open { id, what_for, meeting, opened: Some(sender) });
         outcome.recv().expect("the thread answers as long as it lives").map(|()| id)
     }
 
@@ -173,16 +173,18 @@ impl Server {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Open { id, place, meeting, opened } => match Lane::open(self.library, place, meeting) {
-                Ok(lane) => {
-                    self.lanes.insert(id, lane);
-                    self.opened.extend(opened.map(|sender| (id, sender)));
+            Command::Open { id, what_for, meeting, opened } => {
+                match Lane::open(self.library, what_for, meeting) {
+                    Ok(lane) => {
+                        self.lanes.insert(id, lane);
+                        self.opened.extend(opened.map(|sender| (id, sender)));
+                    }
+                    Err(error) => match opened {
+                        Some(sender) => drop(sender.send(Err(error))),
+                        None => self.fail(error, "the start of NCCL"),
+                    },
                 }
-                Err(error) => match opened {
-                    Some(sender) => drop(sender.send(Err(error))),
-                    None => self.fail(error, "the start of NCCL"),
-                },
-            },
+            }
             Command::Operate(id, operation) => match self.lanes.get_mut(&id) {
                 Some(lane) => lane.push(operation),
                 None => self.fail("an operation on a lane that did not start".to_owned(), operation.name),
