@@ -5,8 +5,22 @@ use std::path::Path;
 /// Bytes of memory that a process may still take: what the system calls available, or what is left of its control
 /// group, whichever is less. None where the system does not tell.
 pub fn available_memory() -> Option<u64> {
-    let system = meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
-    Some(control_group().map_or(system, |group| group.min(system)))
+    let system = entry(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    Some(of_control_groups(left).map_or(system, |group| group.min(system)))
+}
+
+/// Bytes of memory that this machine has.
+pub fn total_memory() -> Option<u64> {
+    entry(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
+/// The tightest limit of this process's control groups, bytes.
+pub fn memory_limit() -> Option<u64> {
+    of_control_groups(|folder, [limit, ..]| {
+        let text = std::fs::read_to_string(format!("{folder}/{limit}")).ok()?;
+        // Version 1 writes a number near 2^63 where there is no limit.
+        text.trim().parse().ok().filter(|limit| *limit < 1 << 60)
+    })
 }
 
 /// Bytes that may still be written beside or under `path`, which need not exist.
@@ -17,22 +31,21 @@ pub fn free_disk(path: &Path) -> Option<u64> {
     Some(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
-/// `MemAvailable`, in bytes.
-fn meminfo(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// A line of `/proc/meminfo`, in bytes.
+fn entry(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// What is left of the limit of this process's control group, version 2 or 1; none without a limit. Pages of files
-/// that are merely cached count as left: the system takes them back.
-fn control_group() -> Option<u64> {
+/// The least that `read` finds in this process's control group, version 2 or 1, and those above it: a limit of any of
+/// them holds, and schedulers set it on the job, not on the step.
+fn of_control_groups(read: impl Fn(&str, [&str; 3]) -> Option<u64>) -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let v2 = groups.lines().find_map(|line| line.strip_prefix("0::"));
     let v1 = groups.lines().find_map(|line| line.split_once(":memory:").map(|(_, path)| path));
-    // A limit of any group above holds as well: schedulers set it on the job, not on the step.
     let of_all = |root: &str, path: &str, names: [&str; 3]| {
         let groups = Path::new(path).ancestors().map(|group| format!("{root}{}", group.display()));
-        groups.filter_map(|folder| left(&folder, names)).min()
+        groups.filter_map(|folder| read(&folder, names)).min()
     };
     let of_v2 =
         v2.and_then(|path| of_all("/sys/fs/cgroup", path, ["memory.max", "memory.current", "inactive_file"]));
@@ -43,6 +56,8 @@ fn control_group() -> Option<u64> {
     of_v2.into_iter().chain(of_v1).min()
 }
 
+/// What is left of a control group's limit. Pages of files that are merely cached count as left: the system takes them
+/// back.
 fn left(folder: &str, [limit, used, cached]: [&str; 3]) -> Option<u64> {
     let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).ok();
     let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
@@ -57,8 +72,11 @@ mod tests {
 
     #[test]
     fn available_memory_is_read() {
-        assert_eq!(meminfo("MemTotal: 9 kB\nMemAvailable:    2048 kB\nBuffers: 1 kB\n"), Some(2 << 20));
-        assert_eq!(meminfo("MemTotal: 9 kB\n"), None);
+        assert_eq!(
+            entry("MemTotal: 9 kB\nMemAvailable:    2048 kB\nBuffers: 1 kB\n", "MemAvailable:"),
+            Some(2 << 20)
+        );
+        assert_eq!(entry("MemTotal: 9 kB\n", "MemAvailable:"), None);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `gpart-dist`: the command line, where the parts are put together. `main` turns errors into exit codes, the
 //! commands do the work.
 
+mod cores;
+mod doctor;
 mod exit;
 mod format;
 mod host;
@@ -49,6 +51,8 @@ enum Command {
     /// Look into a partition, an adapter, a checkpoint or a model
     #[command(subcommand)]
     Inspect(inspect::Inspect),
+    /// Check this machine, or under mpirun a cluster: versions, messages, GPUs, clocks, disk
+    Doctor(doctor::DoctorArgs),
     /// Print a completion script: source it, or put it where your shell looks
     Completions(manual::CompletionsArgs),
     /// Write manual pages
@@ -93,6 +97,7 @@ fn run(cli: Cli) -> Exit {
         Command::Merge(args) => merge::merge(&args),
         Command::RandomModel(args) => random_model::random_model(&args),
         Command::Inspect(what) => inspect::inspect(what),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }

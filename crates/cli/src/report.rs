@@ -62,6 +62,27 @@ pub fn lost_rank(lost: &comm::LostRank) {
     }
 }
 
+/// What is done when messages cannot go on.
+pub const ALARM: comm::Alarm = comm::Alarm { lost: lost_rank, failed: failed_messages, end };
+
+/// Says that messages failed; every rank may, since each knows only its own.
+fn failed_messages(failure: &comm::Failure) {
+    let rank =
+        comm::rank_by_launcher().map_or_else(String::new, |rank| format!("rank {rank} on {}: ", host()));
+    let comm::Failure { what, waiting_in } = failure;
+    let text = format!(
+        "error: {rank}messages between GPUs failed ({waiting_in}): {what}\n\
+         hint: NCCL_DEBUG=INFO shows what NCCL does, `gpart-dist doctor` checks the machines, and --comm mpi does \
+         without NCCL. The same command goes on from the last checkpoint\n"
+    );
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+fn end() -> ! {
+    // SAFETY: `_exit` is always safe to call; it runs no destructors, which would wait for peers.
+    unsafe { libc::_exit(1) }
+}
+
 /// Name of this machine, for messages and to tell it from others.
 pub fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

@@ -9,7 +9,7 @@ use trainer::{Surroundings, TrainError};
 use crate::exit::Exit;
 use crate::logging::LogFile;
 use crate::ui::Ui;
-use crate::{fail, report, samples, sources};
+use crate::{cores, fail, report, samples, sources};
 
 /// Trains, or shows what would be trained on.
 pub fn train(task: Task, args: &TrainArgs) -> Exit {
@@ -39,14 +39,9 @@ pub fn refuse_command_line(error: &clap::Error) -> Exit {
 
 /// Brings the ranks up, works, and reports what went wrong, on the one rank that is to.
 fn with_ranks(work: impl FnOnce(&dyn Communicator) -> Result<(), TrainError>) -> Exit {
-    let comm = match comm::start(report::lost_rank) {
+    let comm = match start_ranks() {
         Ok(comm) => comm,
-        // Nobody to agree with: by its number alone, the first one speaks.
-        Err(error) if comm::rank_by_launcher().unwrap_or(0) == 0 => return fail(&error),
-        Err(error) => {
-            std::thread::sleep(SPEAKERS_LEAD);
-            return Exit::of(&error);
-        }
+        Err(exit) => return exit,
     };
     let Err(error) = work(comm.as_ref()) else { return Exit::Done };
     if !matches!(error, TrainError::Elsewhere { .. }) {
@@ -59,6 +54,19 @@ fn with_ranks(work: impl FnOnce(&dyn Communicator) -> Result<(), TrainError>) ->
     exit
 }
 
+/// Brings the ranks up. What went wrong is reported by one of them.
+pub fn start_ranks() -> Result<Box<dyn Communicator>, Exit> {
+    match comm::start(report::lost_rank) {
+        Ok(comm) => Ok(comm),
+        // Nobody to agree with: by its number alone, the first one speaks.
+        Err(error) if comm::rank_by_launcher().unwrap_or(0) == 0 => Err(fail(&error)),
+        Err(error) => {
+            std::thread::sleep(SPEAKERS_LEAD);
+            Err(Exit::of(&error))
+        }
+    }
+}
+
 /// How long silent processes wait before they end, so that the launcher does not kill the one that speaks.
 const SPEAKERS_LEAD: std::time::Duration = std::time::Duration::from_millis(300);
 
@@ -69,7 +77,9 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError
     let config = &resolved.config;
     let log = LogFile::start(config.log_level);
     let ui = Ui::new(&resolved);
+    let few_cores = cores::warning(config.threads, comm);
     if comm.rank() == 0 {
+        few_cores.iter().for_each(|text| ui.warning(text));
         resolved.warnings.iter().for_each(|warning| ui.warning(warning));
         if config.comm == config::Comm::Mpi && comm::launcher().is_none() {
             ui.warning(

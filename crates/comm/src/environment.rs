@@ -39,6 +39,27 @@ pub fn rank_by_launcher() -> Option<usize> {
     names.into_iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
 }
 
+/// Variables that hold the number of this rank among those of its host: OpenMPI, MPICH's and Intel MPI's hydra, MVAPICH,
+/// HPE's PALS, Flux, Slurm. Slurm's comes last: a batch script has it too, and hands it on to another launcher's ranks.
+const LOCAL_RANKS: [&str; 6] = [
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "PALS_LOCAL_RANKID",
+    "FLUX_TASK_LOCAL_ID",
+    "SLURM_LOCALID",
+];
+
+/// The number of this process among the ranks of its host, if the launcher says so. [`places`](crate::places) compares
+/// it with what the other ranks of the host say.
+pub fn local_rank_by_launcher() -> Option<usize> {
+    local_rank(|name| std::env::var(name).ok())
+}
+
+fn local_rank(get: impl Fn(&str) -> Option<String>) -> Option<usize> {
+    LOCAL_RANKS.into_iter().find_map(|name| get(name)?.trim().parse().ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +76,18 @@ mod tests {
         check(&[("PMI_SIZE", "3")], Some(("PMI_SIZE", Some(3))));
         check(&[("SLURM_STEP_NUM_TASKS", "2")], Some(("SLURM_STEP_NUM_TASKS", Some(2))));
         check(&[("PMI_SIZE", "garbage"), ("PMI_RANK", "0")], Some(("PMI_RANK", None)));
+    }
+
+    #[test]
+    fn local_ranks_are_found() {
+        let check = |vars: &[(&str, &str)], expect: Option<usize>| {
+            let get = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+            assert_eq!(local_rank(get), expect, "{vars:?}");
+        };
+        check(&[], None);
+        check(&[("OMPI_COMM_WORLD_RANK", "5")], None);
+        check(&[("SLURM_LOCALID", "0"), ("OMPI_COMM_WORLD_LOCAL_RANK", "3")], Some(3));
+        check(&[("MPI_LOCALRANKID", " 2 ")], Some(2));
+        check(&[("PALS_LOCAL_RANKID", "many"), ("SLURM_LOCALID", "1")], Some(1));
     }
 }

@@ -1,24 +1,40 @@
 //! What ranks say to each other: one trait, chosen in one place.
 //!
-//! [`start`] brings up MPI when a launcher is at work and a lone rank otherwise. Degree one is a real no-op.
+//! [`start`] brings up MPI when a launcher is at work and a lone rank otherwise; [`data_plane`] then decides what carries
+//! the run's vectors, MPI or NCCL. Degree one is a real no-op.
 //! Shutdown order: the communicator is dropped, and MPI finalised, when every rank is done. Finalising waits for
 //! peers, so ranks stop together: whoever cannot go on says so in a collective that all make. A rank that dies
 //! without a word is noticed by the launcher, which ends the others.
 
+mod accelerators;
+mod data_plane;
+mod device;
 mod environment;
+#[cfg(any(feature = "mpi", feature = "nccl"))]
+mod gather;
 mod ledger;
 #[cfg(feature = "mpi")]
 mod mpi;
-#[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "a lone rank has no peers"))]
+#[cfg(feature = "nccl")]
+mod nccl;
+#[cfg_attr(
+    not(any(feature = "mpi", feature = "nccl")),
+    allow(dead_code, reason = "a lone rank has no peers")
+)]
 mod peers;
 mod pending;
+mod places;
 mod region;
 mod single;
 
-pub use environment::{LauncherWorld, launcher, rank_by_launcher};
+pub use accelerators::{Accelerators, Missing, accelerators};
+pub use data_plane::{Choice, DataPlane, Wish, data_plane};
+pub use device::{DeviceError, Gpu, RankGpus, assign_devices};
+pub use environment::{LauncherWorld, launcher, local_rank_by_launcher, rank_by_launcher};
 pub use ledger::{Ledger, Operation, Traffic};
 pub use peers::LostRank;
 pub use pending::Pending;
+pub use places::{Place, host_name, places};
 pub use region::{Piece, Region};
 pub use single::Single;
 
@@ -135,6 +151,33 @@ pub enum CommError {
         /// The variable that the launcher set.
         variable: &'static str,
     },
+    /// NCCL was asked for and cannot be.
+    #[error("no NCCL: {why}")]
+    #[diagnostic(code(input::no_nccl), help("{hint}"))]
+    NoNccl {
+        /// What is in the way.
+        why: String,
+        /// What to do.
+        hint: String,
+    },
+    /// NCCL did not start.
+    #[error("NCCL did not start on rank {rank}: {what}")]
+    #[diagnostic(
+        code(run::nccl_init),
+        help(
+            "NCCL_DEBUG=INFO shows what NCCL does; NCCL_SOCKET_IFNAME names the network; --comm mpi does without it"
+        )
+    )]
+    Nccl {
+        /// The lowest rank on which it failed.
+        rank: usize,
+        /// What NCCL or the driver said.
+        what: String,
+    },
+    /// Ranks cannot each have a GPU.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Devices(#[from] DeviceError),
     /// MPI would not initialise.
     #[error("MPI could not be initialised")]
     #[diagnostic(code(run::mpi_init), help("is another MPI already active in this process?"))]
@@ -144,6 +187,27 @@ pub enum CommError {
 /// What to do when a rank of this host is gone while others wait for it; called at most once, before all ranks are
 /// ended. It may speak; it must not call the communicator.
 pub type OnLost = fn(&LostRank);
+
+/// Messages that failed without a rank that is known to be gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What was said of it.
+    pub what: String,
+    /// The operation in which this rank waited.
+    pub waiting_in: &'static str,
+}
+
+/// What to do when messages cannot go on. Each is called at most once, on a thread of the communicator's.
+#[derive(Debug, Clone, Copy)]
+pub struct Alarm {
+    /// A rank of this host is gone. It may speak.
+    pub lost: OnLost,
+    /// Messages failed. It may speak.
+    pub failed: fn(&Failure),
+    /// Comes after either: ends this process, by which the launcher ends all. Peers sit in collectives, so nothing can
+    /// be wound up in order.
+    pub end: fn() -> !,
+}
 
 /// Brings up the ranks.
 ///
@@ -155,6 +219,14 @@ pub fn start(on_lost: OnLost) -> Result<Box<dyn Communicator>, CommError> {
         return Ok(Box::new(Single));
     };
     launched(variable, size, on_lost)
+}
+
+/// Name and version of the MPI that is linked, whether or not ranks are up; none in a build without it.
+pub fn mpi_library() -> Option<String> {
+    #[cfg(feature = "mpi")]
+    return Some(mpi::library());
+    #[cfg(not(feature = "mpi"))]
+    None
 }
 
 #[cfg(feature = "mpi")]

@@ -31,10 +31,24 @@ impl<T> Pending<T> {
     }
 
     /// An operation that will send its result.
-    #[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "only communicators with peers wait"))]
+    #[cfg_attr(
+        not(any(feature = "mpi", feature = "nccl")),
+        allow(dead_code, reason = "only communicators with peers wait")
+    )]
     pub(crate) fn going(account: Account) -> (Sender<T>, Self) {
         let (sender, result) = channel();
         (sender, Self { state: State::Going { result, account } })
+    }
+
+    /// Its result, if it is over; nothing is counted as waiting.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn poll(self) -> Result<T, Self> {
+        match self.state {
+            State::Done(value) => Ok(value),
+            State::Going { result, account } => {
+                result.try_recv().map_err(|_| Self { state: State::Going { result, account } })
+            }
+        }
     }
 
     /// Waits for its end, without spinning.

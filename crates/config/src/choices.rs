@@ -153,12 +153,11 @@ closed_set! {
 closed_set! {
     /// What carries the ranks' messages.
     Comm {
-        /// MPI where there is more than one rank.
+        /// NCCL where every rank computes on a GPU of its own, MPI otherwise.
         Auto,
-        /// NCCL.
-        #[value(hide = true)]
+        /// Between GPUs.
         Nccl,
-        /// MPI.
+        /// Between hosts and processes, whatever they compute on.
         Mpi,
     }
 }

@@ -405,6 +405,7 @@ static SECTIONS: [Section; 7] = [
         keys: &[
             key("device", Kind::Choice(values_of::<Device>), "auto", "Device that computes"),
             key("comm", Kind::Choice(values_of::<Comm>), "auto", "What carries the ranks' messages"),
+            key("share-gpu", Kind::Bool, "false", "Let several ranks of a host compute on one GPU"),
             unset("dp-replicate", COUNT, "Copies of the model; by default 1, or all ranks that --dp-shard and --pp leave"),
             unset(
                 "dp-shard",

@@ -94,6 +94,8 @@ pub struct TrainConfig {
 
     pub device: Device,
     pub comm: Comm,
+    #[serde(default)]
+    pub share_gpu: bool,
     /// None: all ranks.
     pub dp_replicate: Option<usize>,
     pub dp_shard: Option<usize>,

@@ -27,6 +27,9 @@ mod tensorboard;
 mod traffic;
 mod weights;
 
+/// The libtorch that this was built against.
+pub const LIBTORCH_VERSION: &str = env!("GPART_LIBTORCH_VERSION");
+
 pub use agree::agree;
 pub use error::TrainError;
 pub use event::{Event, Observer, StartInfo, StepMetrics, Summary};

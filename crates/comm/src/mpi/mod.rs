@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use mpi::ffi;
 
+use crate::gather::{gather, number};
 use crate::ledger::{Ledger, Operation, Traffic};
 use crate::peers::Peer;
 use crate::pending::Account;
@@ -18,9 +19,12 @@ use crate::{CommError, Communicator, OnLost, PIECE_ALIGNMENT, Pending, Piece, Re
 use post::{Handle, Posted};
 use worker::Worker;
 
-/// Payload that travels with its length in the first round of an all-gather, bytes.
-const INLINE: usize = 120;
-const INLINE_BLOCK: usize = INLINE + 8;
+/// Name and version of the library.
+pub(crate) fn library() -> String {
+    mpi::environment::library_version()
+        .map(|version| version.split(',').next().unwrap_or_default().trim_end_matches('\0').to_owned())
+        .unwrap_or_else(|_| "MPI".to_owned())
+}
 
 /// A group of ranks of `MPI_COMM_WORLD`.
 pub(crate) struct MpiComm {
@@ -106,9 +110,7 @@ impl Communicator for MpiComm {
     }
 
     fn backend(&self) -> String {
-        mpi::environment::library_version()
-            .map(|version| version.split(',').next().unwrap_or_default().trim_end_matches('\0').to_owned())
-            .unwrap_or_else(|_| "MPI".to_owned())
+        library()
     }
 
     fn all_reduce_sum(&self, values: &mut [i64]) {
@@ -139,23 +141,7 @@ impl Communicator for MpiComm {
         if self.size == 1 {
             return vec![bytes.to_vec()];
         }
-        let mut block = vec![0u8; INLINE_BLOCK];
-        block[..8].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
-        let inline = bytes.len().min(INLINE);
-        block[8..8 + inline].copy_from_slice(&bytes[..inline]);
-        let first = self.gather_blocks(&block);
-        let lengths: Vec<usize> =
-            first.chunks_exact(INLINE_BLOCK).map(|block| post::number(&block[..8]) as usize).collect();
-        let widest = lengths.iter().copied().max().unwrap_or(0);
-        if widest <= INLINE {
-            let blocks = first.chunks_exact(INLINE_BLOCK);
-            return blocks.zip(&lengths).map(|(block, length)| block[8..8 + length].to_vec()).collect();
-        }
-        let mut padded = bytes.to_vec();
-        padded.resize(widest.next_multiple_of(PIECE_ALIGNMENT), 0);
-        let all = self.gather_blocks(&padded);
-        let blocks = all.chunks_exact(padded.len());
-        blocks.zip(&lengths).map(|(block, length)| block[..*length].to_vec()).collect()
+        gather(bytes, |block| self.gather_blocks(block))
     }
 
     fn broadcast(&self, root: usize, bytes: &mut Vec<u8>) {
@@ -163,7 +149,7 @@ impl Communicator for MpiComm {
             return;
         }
         let length = self.broadcast_bytes(root, (bytes.len() as u64).to_le_bytes().to_vec());
-        bytes.resize(post::number(&length) as usize, 0);
+        bytes.resize(number(&length) as usize, 0);
         *bytes = self.broadcast_bytes(root, std::mem::take(bytes));
     }
 

@@ -180,11 +180,6 @@ fn receive_tagged(comm: Handle, from: usize, bytes: &mut [u8], tag: c_int) -> Ve
     bytes.chunks_mut(MESSAGE_ELEMENTS).map(post).collect()
 }
 
-/// A little-endian 64-bit number.
-pub(super) fn number(bytes: &[u8]) -> u64 {
-    u64::from_le_bytes(std::array::from_fn(|i| bytes[i]))
-}
-
 fn request(name: &'static str, post: impl FnOnce(*mut ffi::MPI_Request) -> c_int) -> ffi::MPI_Request {
     // SAFETY: a constant of the library.
     let mut request = unsafe { ffi::RSMPI_REQUEST_NULL };

@@ -67,9 +67,9 @@ fn check_manifest(member: &Member, manifest: &Manifest, file: &str) -> Vec<Breac
     for dependency in &manifest.dependencies {
         let package = dependency.package.as_str();
         let rule = if let Some(family) = rules::RESTRICTED.iter().find(|family| family.contains(&package)) {
-            let may = |other: &&Member| other.may_name == *family;
+            let may = |other: &&Member| family.iter().all(|package| other.may_name.contains(package));
             let names: Vec<&str> = rules::MEMBERS.iter().filter(may).map(|other| other.name).collect();
-            (member.may_name != *family)
+            (!may(&member))
                 .then(|| format!("`{}` depends on {package}; only {} may", member.name, names.join(", ")))
         } else {
             // What a test uses does not become part of the crate.

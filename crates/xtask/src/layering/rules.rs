@@ -19,9 +19,11 @@ const LIBRARY: Member = Member { name: "", may_use: &[], may_name: &[], may_prin
 
 const LIBTORCH: &[&str] = &["tch", "torch-sys"];
 const MPI: &[&str] = &["mpi", "mpi-sys"];
+const CUDA: &[&str] = &["cudarc"];
+const MPI_AND_CUDA: &[&str] = &["mpi", "mpi-sys", "cudarc"];
 
 /// External packages that only the members with the name in `may_name` may depend on, for tests as well.
-pub const RESTRICTED: &[&[&str]] = &[LIBTORCH, MPI];
+pub const RESTRICTED: &[&[&str]] = &[LIBTORCH, MPI, CUDA];
 
 const TRAINER_USES: &[&str] = &[
     "partition",
@@ -57,10 +59,10 @@ const CLI_USES: &[&str] = &[
 
 pub const MEMBERS: &[Member] = &[
     Member { name: "partition", is_pure: true, ..LIBRARY },
-    Member { name: "projection", may_use: &["partition"], is_pure: true, ..LIBRARY },
+    Member { name: "projection", may_use: &["partition"], may_name: CUDA, is_pure: true, ..LIBRARY },
     Member { name: "mesh", is_pure: true, ..LIBRARY },
     Member { name: "plan", may_use: &["mesh", "partition", "projection"], is_pure: true, ..LIBRARY },
-    Member { name: "comm", may_name: MPI, ..LIBRARY },
+    Member { name: "comm", may_name: MPI_AND_CUDA, ..LIBRARY },
     Member { name: "model", may_name: LIBTORCH, ..LIBRARY },
     Member { name: "adapter", may_use: &["checkpoint", "partition"], ..LIBRARY },
     Member { name: "data", ..LIBRARY },

@@ -1,0 +1,14 @@
+/* What the doubles of the driver and of NCCL share. Memory of the "device" is the host's. */
+#ifndef FAKE_CUDA_H
+#define FAKE_CUDA_H
+#include <stddef.h>
+
+/* Puts work on a stream, to be done after what is there. */
+void fake_stream_push(void *stream, void (*work)(void *), void *argument);
+/* Whether all of the range is device memory. */
+int fake_is_device(const void *start, size_t length);
+/* Counts something that must be gone before the context is: +1 made, -1 given up. */
+void fake_count(int change);
+/* A line in the file that FAKE_CUDA_LOG names. */
+void fake_log(const char *format, ...);
+#endif

@@ -1,0 +1,171 @@
+//! Messages over NCCL, with doubles of the driver and of NCCL in place of both: real ranks under real `mpirun`, but no
+//! GPU. What NCCL itself does on a GPU is not tested here.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+use crate::harness::{Outcome, Ranks, Running, command, program, repository, scratch};
+
+/// A folder with the doubles, built once.
+fn doubles() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let sources = repository().join("crates/comm/tests/fake_cuda");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("doubles-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let build = |library: &str, source: &str, more: &[&str]| {
+            let mut cc = Command::new("cc");
+            cc.args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"]);
+            cc.arg(format!("-Wl,-soname,{library}")).arg("-o").arg(folder.join(library));
+            cc.arg(sources.join(source)).args(more);
+            assert!(cc.status().unwrap().success(), "{cc:?}");
+        };
+        build("libcuda.so.1", "fake_cuda.c", &[]);
+        let driver = folder.join("libcuda.so.1");
+        build("libnccl.so.2", "fake_nccl.c", &["-Wl,-rpath,$ORIGIN", driver.to_str().unwrap()]);
+        folder
+    })
+}
+
+/// `doctor` on a host whose libraries are in `libraries`, with three GPUs unless `variables` say otherwise.
+fn doctor(ranks: Ranks, libraries: &Path, variables: &[(&str, &str)], more: &[&str]) -> Outcome {
+    let output = scratch();
+    let mut args = vec!["doctor", "--output", output.path().to_str().unwrap()];
+    args.extend(more);
+    let mut command = command(ranks, &args);
+    on_doubles(&mut command, libraries, variables);
+    Running::start(command).finish()
+}
+
+fn on_doubles(command: &mut Command, libraries: &Path, variables: &[(&str, &str)]) {
+    command.env_remove("CUDA_VISIBLE_DEVICES").env_remove("VIRTUAL_ENV").env_remove("CONDA_PREFIX");
+    command.env("LD_LIBRARY_PATH", libraries).env("FAKE_CUDA_DEVICES", "3");
+    command.envs(variables.iter().copied());
+}
+
+fn flat(outcome: &Outcome) -> String {
+    outcome.stdout.split_whitespace().collect::<Vec<&str>>().join(" ")
+}
+
+/// Every kind of message, several at once, a split, all answers right; everything is given back before the context is.
+#[test]
+fn every_message_over_nccl() {
+    // Two ranks say messages that take several pieces, too.
+    for (n, flags) in [(1, vec!["--quick"]), (2, vec![]), (3, vec!["--quick"])] {
+        let flags = &[&["--comm", "nccl", "--json"], &flags[..]].concat();
+        let folder = scratch();
+        let log = folder.path().join("log");
+        let variables = [("FAKE_CUDA_LOG", log.to_str().unwrap())];
+        let outcome = doctor(Ranks::Mpi(n), doubles(), &variables, flags);
+        let outcome = outcome.expect_code(0);
+        let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
+        let carriers: Vec<&str> =
+            report["messages"].as_array().unwrap().iter().map(|m| m["carrier"].as_str().unwrap()).collect();
+        if n == 1 {
+            assert!(carriers.is_empty() && report["choice"]["why"].as_str().unwrap().starts_with("none:"));
+            continue;
+        }
+        assert_eq!(carriers.len(), 2);
+        assert_eq!(carriers[1], "NCCL 2.28.9");
+        assert_eq!(report["messages"][1]["wrong"], Value::Array(Vec::new()));
+        assert_eq!(report["messages"][1]["measured"].as_array().unwrap().len(), if n == 2 { 20 } else { 10 });
+        assert_eq!(report["gpus"]["devices"], Value::from((0..n).collect::<Vec<usize>>()));
+        let log = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(log, "released with 0 left\n".repeat(n));
+    }
+}
+
+/// What is missing or does not fit is said, with what to do.
+#[test]
+fn what_nccl_lacks() {
+    let driver_alone = scratch();
+    std::fs::copy(doubles().join("libcuda.so.1"), driver_alone.path().join("libcuda.so.1")).unwrap();
+    let nothing = scratch();
+    let check = |libraries: &Path, variables: &[(&str, &str)], says: &[&str]| {
+        let outcome =
+            doctor(Ranks::Mpi(2), libraries, variables, &["--comm", "nccl", "--quick"]).expect_code(1);
+        let page = flat(&outcome);
+        for part in says.iter().chain(&["broken messages: no NCCL:", "hint:"]) {
+            assert!(page.contains(part), "no {part:?} in {}", outcome.stdout);
+        }
+    };
+    check(nothing.path(), &[], &["libcuda.so.1 was not found", "LD_LIBRARY_PATH", "580 or later"]);
+    check(driver_alone.path(), &[], &["libnccl.so.2 was not found", "pip install nvidia-nccl-cu13==2.28.9"]);
+    check(doubles(), &[("FAKE_NCCL_VERSION", "21805")], &["NCCL 2.18.5 is too old: 2.19 or later"]);
+    check(doubles(), &[("FAKE_CUDA_DEVICES", "0")], &["no GPU is", "nvidia-smi"]);
+    check(doubles(), &[("FAKE_CUDA_INIT", "803")], &["does not start: an error of the double"]);
+}
+
+/// Two ranks on one GPU, and ranks whose launcher shows each another one.
+#[test]
+fn which_gpu_is_whose() {
+    let one = [("CUDA_VISIBLE_DEVICES", "1")];
+    let outcome = doctor(Ranks::Mpi(2), doubles(), &one, &["--comm", "nccl", "--quick"]).expect_code(1);
+    let page = flat(&outcome);
+    assert!(
+        page.contains("ranks 0 and 1 on ") && page.contains("would both compute on GPU 0 (double 1)"),
+        "{page}"
+    );
+    assert!(page.contains("CUDA_VISIBLE_DEVICES is \"1\"") && page.contains("--share-gpu"), "{page}");
+    let outcome =
+        doctor(Ranks::Mpi(2), doubles(), &one, &["--comm", "nccl", "--share-gpu", "--quick"]).expect_code(1);
+    assert!(flat(&outcome).contains("share a GPU, which NCCL refuses"), "{}", outcome.stdout);
+    let outcome = doctor(Ranks::Mpi(2), doubles(), &one, &["--share-gpu", "--quick"]).expect_code(0);
+    assert!(flat(&outcome).contains("mpi: ranks 0 and 1 share a GPU"), "{}", outcome.stdout);
+    // Each rank sees one of its own as number 0.
+    let output = scratch();
+    let mut each: Command = command::<&str>(Ranks::Mpi(1), &[]);
+    let args = ["doctor", "--quick", "--output", output.path().to_str().unwrap(), "--comm", "nccl"];
+    on_doubles(&mut each, doubles(), &[]);
+    let shown = |device: &str| format!("CUDA_VISIBLE_DEVICES={device}");
+    let mut command = Command::new(each.get_program());
+    command.args(["--oversubscribe", "-n", "1", "env", &shown("2")]).arg(program()).args(args);
+    command.args([":", "-n", "1", "env", &shown("0")]).arg(program()).args(args);
+    each.get_envs().for_each(|(name, value)| {
+        value.map(|value| command.env(name, value));
+    });
+    let outcome = Running::start(command).finish().expect_code(0);
+    assert!(outcome.stdout.contains("GPU 0 (double 2)") && outcome.stdout.contains("GPU 0 (double 0)"));
+}
+
+/// An error that comes in the background ends all ranks.
+#[test]
+fn nccl_fails_in_the_middle() {
+    for operation in ["1", "40"] {
+        let variables = [("FAKE_NCCL_FAIL_AT", operation)];
+        let outcome = doctor(Ranks::Mpi(2), doubles(), &variables, &["--comm", "nccl", "--quick"]);
+        assert!(!matches!(outcome.code, None | Some(0)), "{}", outcome.stderr);
+        let says = "messages between GPUs failed (all-";
+        assert!(outcome.stderr.contains(says), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("remote process exited (said by the double)"), "{}", outcome.stderr);
+    }
+}
+
+/// A rank dies without a word, and the launcher does not notice: the others do.
+#[test]
+fn a_rank_dies() {
+    let folder = scratch();
+    let log = folder.path().join("log");
+    let args = ["doctor", "--quick", "--output", folder.path().to_str().unwrap(), "--comm", "nccl"];
+    let plain = command(Ranks::Mpi(3), &args);
+    let mut command = Command::new(plain.get_program());
+    let outliving = "\"$0\" \"$@\"; code=$?; [ $code -lt 128 ] || sleep 60; exit $code";
+    command.args(["--oversubscribe", "-n", "3", "sh", "-c", outliving]).arg(program()).args(args);
+    plain.get_envs().for_each(|(name, value)| {
+        value.map(|value| command.env(name, value));
+    });
+    on_doubles(
+        &mut command,
+        doubles(),
+        &[("FAKE_NCCL_DIE_AT", "30"), ("FAKE_CUDA_LOG", log.to_str().unwrap())],
+    );
+    let outcome = Running::start(command).finish();
+    assert!(!matches!(outcome.code, None | Some(0)), "{}", outcome.stderr);
+    let said = outcome.stderr.matches("rank 1 on ").count();
+    assert_eq!(said, 1, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("is gone while others wait for it"), "{}", outcome.stderr);
+    assert!(std::fs::read_to_string(log).unwrap().contains("aborted"));
+}
