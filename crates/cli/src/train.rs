@@ -102,8 +102,11 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError
         let shown = if comm.rank() == 0 { samples::show(config, &sources, rows) } else { Ok(()) };
         return trainer::agree(comm, shown);
     }
+    let plane = data_plane(config, comm)?;
     let surroundings = Surroundings {
         comm,
+        data: plane.comm.as_ref(),
+        carried_by: &plane.why,
         sources: &sources,
         cache_dir: cache_dir(),
         host_memory: crate::host::available_memory,
@@ -119,6 +122,17 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError
         ui.summary(&summary);
     }
     Ok(())
+}
+
+/// Collective: what carries the ranks' vectors.
+fn data_plane(config: &config::TrainConfig, comm: &dyn Communicator) -> Result<comm::DataPlane, TrainError> {
+    let choice = match config.comm {
+        config::Comm::Auto => comm::Choice::Auto,
+        config::Comm::Mpi => comm::Choice::Mpi,
+        config::Comm::Nccl => comm::Choice::Nccl,
+    };
+    let wish = comm::Wish { choice, computes_on_gpu: false, share_gpu: config.share_gpu };
+    trainer::agree(comm, comm::data_plane(wish, comm, report::ALARM).map_err(TrainError::from))
 }
 
 /// Prints the resolved settings.

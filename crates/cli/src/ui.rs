@@ -352,10 +352,11 @@ fn mesh_words(start: &StartInfo) -> Option<String> {
             format!("stages of {} blocks, each rank holds 1/{dp_shard} of its stage's", sizes.join(", "))
         }
     };
+    let carried = format!("\n            {}", start.carried_by);
     let cheapest = start.cheapest_mesh.as_ref().map_or_else(String::new, |flags| {
         format!("\n            (cheapest that fits: {flags}; `gpart-dist plan` compares them)")
     });
-    (!used.is_empty()).then(|| format!("{used}: {held}{cheapest}"))
+    (!used.is_empty()).then(|| format!("{used}: {held}{carried}{cheapest}"))
 }
 
 /// Prints the resolved settings: key, value, origin.

@@ -48,6 +48,10 @@ pub enum TrainError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Projection(#[from] projection::ProjectionError),
+    /// What is to carry the ranks' vectors.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Comm(#[from] comm::CommError),
     /// More pipeline stages than blocks.
     #[error(transparent)]
     #[diagnostic(transparent)]

@@ -58,6 +58,8 @@ pub struct StartInfo {
     pub ranks: usize,
     /// How they are laid out.
     pub mesh: mesh::Degrees,
+    /// What carries vectors between ranks, and why.
+    pub carried_by: String,
     /// The flags of the cheapest mesh that fits, by the plan, where that is another one.
     pub cheapest_mesh: Option<String>,
     /// Blocks of each pipeline stage.

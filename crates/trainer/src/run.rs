@@ -28,6 +28,10 @@ use crate::{Event, Observer, Sources, StepMetrics, Summary, TrainError, executor
 pub struct Surroundings<'a> {
     /// The ranks.
     pub comm: &'a dyn Communicator,
+    /// The same ranks, for weights, activations and sums.
+    pub data: &'a dyn Communicator,
+    /// What carries those, and why, in a sentence.
+    pub carried_by: &'a str,
     /// Where its inputs lie on this host.
     pub sources: &'a Sources,
     /// Bytes of memory that this host has left; none where it is not known.
@@ -56,7 +60,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     agree(comm, start::check_output_dir_file(config))?;
     let (mut inputs, origin) = Inputs::load(config, surroundings, observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
-    let place = agree(comm, start::Place::new(mesh, config, &inputs, comm, comm))?;
+    let place = agree(comm, start::Place::new(mesh, config, &inputs, comm, surroundings.data))?;
     let cheapest = planning::check_memory(config, &inputs, mesh.degrees(), surroundings)?;
     let partition = inputs.partition(&origin.spec, comm, observe)?;
     start::warn_of_long_rows(&inputs, observe);
@@ -86,6 +90,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
 
     let mut info = start::start_info(&engine, &inputs, &counts, &stages);
     info.cheapest_mesh = cheapest;
+    info.carried_by = surroundings.carried_by.to_owned();
     let facts = start::facts(&info, &counts);
     agree(comm, with(&mut output, |output| output.write_run(&identity, facts.clone())))?;
     start::warn_of_warmup(&engine, info.total_steps, observe);
@@ -96,10 +101,10 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     run.before_training()?;
 
     while run.engine.step < info.total_steps {
-        run.traffic.begin(comm);
+        run.traffic.begin(surroundings.data);
         let metrics = run.step()?;
         run.record(&metrics)?;
-        run.traffic.end(comm, run.engine.planned, metrics.step_seconds);
+        run.traffic.end(surroundings.data, run.engine.planned, metrics.step_seconds);
         run.held_out_if_due()?;
     }
     run.finish(started, info.first_step, facts)
