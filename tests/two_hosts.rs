@@ -3,7 +3,9 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{Hosts, Link, Ranks, Running, command, losses, scratch, thetas, train, training_args};
+use crate::harness::{
+    Hosts, Link, Ranks, Running, command, losses, read_json, scratch, thetas, train, training_args,
+};
 
 /// Between two cities: 50 ms there and back, 1 Gb/s.
 const LINE: Link = Link { delay: Duration::from_millis(25), rate: 1e9, mtu: 9000 };
@@ -52,4 +54,36 @@ fn the_same_bits_as_on_one_rank() {
     assert_eq!(thetas(&apart).len(), 6, "every step is there");
     assert_eq!(thetas(&apart), thetas(&alone));
     assert_eq!(losses(&apart), losses(&alone));
+}
+
+/// Two hosts far apart need little more for θ's gradient than the line takes for its bytes.
+#[test]
+#[ignore = "slow, and makes network namespaces, which takes root"]
+fn the_all_reduce_is_as_fast_as_the_line() {
+    let Some(hosts) = Hosts::start(LINE) else { return };
+    let folder = scratch();
+    let output = folder.path().join("apart");
+    let flags = ["--d", "524288", "--target-modules", "all-linear", "--epochs", "40", "--max-steps", "30"];
+    let more = ["--dp-replicate", "2", "--save-steps", "100"];
+    let ranked = command(Ranks::Alone, &training_args(&output, &[&flags[..], &more].concat()));
+    Running::start(hosts.mpirun(&[], &ranked)).finish().expect_code(0);
+    let run = read_json(&output.join("run.json"));
+    let found = |name: &str| run["traffic"]["all_reduce"][name].as_f64().unwrap();
+    let bytes = 8.0 * (524_288.0 + 1.0);
+    let round_trip = 2.0 * LINE.delay.as_secs_f64();
+    let bound = 1.25 * (8.0 * bytes / LINE.rate + 2.0 * round_trip);
+    let (seconds, share) = (found("median_seconds"), found("median_share_of_step"));
+    report(&format!(
+        "all-reduce of {bytes} bytes: {:.1} ms, at most {:.1} ms wanted; {:.1}% of a step",
+        1e3 * seconds,
+        1e3 * bound,
+        100.0 * share
+    ));
+    assert!(seconds <= bound, "{seconds} s, not {bound}");
+}
+
+/// For readers of `--no-capture`.
+#[allow(clippy::print_stdout, reason = "a figure for the documentation")]
+fn report(line: &str) {
+    println!("{line}");
 }

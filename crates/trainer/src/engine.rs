@@ -261,7 +261,7 @@ fn stranding<T>(result: Result<T, TrainError>, comm: &dyn Communicator) -> Resul
 }
 
 /// Collective: every rank's numbers, by rank.
-fn gather_f64(comm: &dyn Communicator, values: &[f64]) -> Vec<Vec<f64>> {
+pub(crate) fn gather_f64(comm: &dyn Communicator, values: &[f64]) -> Vec<Vec<f64>> {
     let all = comm.all_gather(bytemuck::cast_slice(values));
     let number = |bytes: &[u8]| f64::from_le_bytes(std::array::from_fn(|i| bytes[i]));
     all.iter().map(|bytes| bytes.chunks_exact(8).map(number).collect()).collect()

@@ -99,7 +99,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
         run.traffic.begin(comm);
         let metrics = run.step()?;
         run.record(&metrics)?;
-        run.traffic.end(comm, run.engine.planned);
+        run.traffic.end(comm, run.engine.planned, metrics.step_seconds);
         run.held_out_if_due()?;
     }
     run.finish(started, info.first_step, facts)
