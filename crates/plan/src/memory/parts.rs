@@ -46,7 +46,7 @@ pub(super) fn held(rank: Rank<'_>) -> Vec<Part> {
         part("embedding rows of a step's tokens", embedding_rows(rank)),
         part("messages of neighbouring stages", stage_messages(rank)),
         part("adapted weights' buffers", delta_buffers(rank)),
-        part("ΔW of a tensor before it is rounded", wide_delta(rank)),
+        part("ΔW of a tensor before rounding", wide_delta(rank)),
         part("θ and its two moments", product([d, 12])),
         // s, s·θ and the gradient in f32; the sums in i64; the group sizes.
         part("gradient, sums and scales of θ", product([d, 28 + received]).saturating_add(8 + received)),

@@ -83,7 +83,7 @@ fn memory_in_half_precision_and_with_recompute() {
     assert_eq!(half.part("blocks' weights"), 2 * 3 * (192 + 144));
     assert_eq!(half.part("adapted weights' buffers"), 2 * 576);
     // ΔW of the largest tensor, 8·8, in f32 and in bf16.
-    assert_eq!(half.part("ΔW of a tensor before it is rounded"), 6 * 64);
+    assert_eq!(half.part("ΔW of a tensor before rounding"), 6 * 64);
     // Two norms' inputs, roots and attention's sums stay in f32.
     let block = 4 * (2 * 8 + 2 + 2) + 2 * (24 + 8 + 18);
     let backward = 2 * 10 * (24 + 44);
