@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::harness::{alone, check_message, scratch, snapshot};
 
 /// Every command, with those of its own.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "metamath",
     "train",
     "plan",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 16] = [
     "config metamath",
     "config train",
     "merge",
+    "random-model",
     "inspect",
     "inspect partition",
     "inspect adapter",

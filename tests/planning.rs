@@ -124,7 +124,7 @@ fn ranks_time_and_remarks() {
     assert_eq!((&three["ranks"], &three["steps"]["balance"]), (&json!(3), &json!(1.0)));
     assert_eq!(three["memory"]["host_peak"], 3 * three["memory"]["peak"].as_u64().unwrap());
     // A sum for each number of θ and the flag, eight bytes each.
-    assert_eq!(three["traffic"]["axes"][0]["all_reduce"], 8 * 2049);
+    assert_eq!(three["traffic"]["axes"][0]["moves"][0]["bytes"], 8 * 2049);
     assert!(!codes(&three).contains(&"uneven_ranks"), "{three}");
 
     assert!(codes(&plan(&output, &["--ranks", "2"])).contains(&"uneven_ranks"));
@@ -135,6 +135,50 @@ fn ranks_time_and_remarks() {
 
     let text = plan_command(&output, &time).expect_code(0);
     for part in ["adapted weights", "393,216", "28.8 s", "3 ranks", "peak", "checkpoint"] {
+        assert!(text.stdout.contains(part), "no {part:?} in\n{}", text.stdout);
+    }
+    assert!(text.stdout.lines().all(|line| line.chars().count() <= 100), "{}", text.stdout);
+    assert!(!output.exists());
+}
+
+/// A sharded pipeline: who owns what, what moves, how long it takes, and which mesh would be cheaper.
+#[test]
+fn any_mesh_is_planned() {
+    let folder = scratch();
+    let output = folder.path().join("out");
+    let flags = ["--ranks", "8", "--dp-shard", "2", "--pp", "2", "--mean-tokens", "80"];
+    let rates = ["--tflops", "0.05", "--link-gbps", "10", "--link-ms", "0.05"];
+    let flags = [&flags[..], &rates].concat();
+    let mesh = plan(&output, &flags);
+    assert_eq!(mesh["mesh"], json!({"dp_replicate": 2, "dp_shard": 2, "pp": 2}));
+    let stages = mesh["stages"].as_array().unwrap();
+    assert_eq!(stages.len(), 2);
+    assert_eq!(
+        (&stages[0]["ranks"], &stages[0]["embedding"], &stages[1]["head"]),
+        (&json!(4), &json!(true), &json!(true))
+    );
+    assert_eq!((&stages[0]["end_block"], &stages[1]["end_block"]), (&stages[1]["first_block"], &json!(4)));
+    assert_eq!(stages[1]["end_weight"], 393_216);
+    let axes: Vec<&str> = mesh["traffic"]["axes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|axis| axis["axis"].as_str().unwrap())
+        .collect();
+    assert_eq!(axes, ["world", "dp-shard", "embedding", "pp"]);
+    let timing = &mesh["timing"];
+    assert!(float(&timing["bubble"]) > 0.0 && timing["link_is_assumed"] == false, "{timing}");
+    assert_eq!(timing["step_seconds"], mesh["work"]["step_seconds"]);
+    // Ten meshes of eight ranks, but for the one of eight stages.
+    let meshes = mesh["meshes"].as_array().unwrap();
+    assert_eq!(meshes.len(), 9);
+    assert_eq!(meshes[0]["degrees"], json!({"dp_replicate": 8, "dp_shard": 1, "pp": 1}));
+    assert!(codes(&mesh).contains(&"cheaper_mesh"), "{mesh}");
+
+    let text = plan_command(&output, &flags).expect_code(0);
+    for part in
+        ["What each rank owns", "1/2 of them a rank", "pipeline bubble", "10 Gbit/s and 0.05 ms", "this plan"]
+    {
         assert!(text.stdout.contains(part), "no {part:?} in\n{}", text.stdout);
     }
     assert!(text.stdout.lines().all(|line| line.chars().count() <= 100), "{}", text.stdout);
@@ -158,15 +202,18 @@ fn refused_plans() {
         let plan = parsed(&outcome);
         assert_eq!((codes(&plan)[0], &plan["warnings"][0]["level"]), (code, &json!("refusal")), "{plan}");
     }
-    let errors: [(&[&str], &[&str]); 4] = [
+    let errors: [(&[&str], &[&str]); 5] = [
         (&["--model", "/no/such/model"], &["/no/such/model"]),
         (&["--target-modules", "c_attn"], &["c_attn"]),
         (&["--data", "/no/such.json"], &["/no/such.json"]),
-        (&["--ranks", "3", "--dp-replicate", "2"], &["3", "2"]),
+        (&["--ranks", "3", "--dp-replicate", "2"], &["dp-replicate 2 × dp-shard 1 × pp 1 = 2", "3"]),
+        (&["--ranks", "5", "--pp", "5"], &["pp 5", "4"]),
     ];
     for (flags, says) in errors {
         check_message(&format!("{flags:?}"), &plan_command(&output, flags), 2, says);
     }
+    plan_command(&output, &["--link-ms=-1"]).expect_code(2).expect_text("a number from 0 on");
+    plan_command(&output, &["--link-gbps=0"]).expect_code(2).expect_text("a number above 0");
     assert!(!output.exists());
 }
 

@@ -2,18 +2,22 @@
 
 mod bad;
 mod fixture;
+mod hosts;
 mod hub;
 mod own;
 mod process;
+mod relay;
 
 pub use self::hub::{Hub, LLAMA, METAMATH};
 pub use bad::{Case, check_bad, check_bad_of, check_message, check_on_ranks};
 pub use fixture::{DemoModel, Mount, edit_json, read_json};
+pub use hosts::{ADDRESSES, Hosts};
 pub use own::{
     chat_row, chat_rows, demo_rows, held_out, killed_after, own_training, parquet, refused, train_own,
     write_chats, write_json, write_lines, write_pairs, write_template,
 };
 pub use process::{Outcome, Running, wait_until_gone};
+pub use relay::Link;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

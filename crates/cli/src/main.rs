@@ -11,6 +11,7 @@ mod logging;
 mod manual;
 mod merge;
 mod plan;
+mod random_model;
 mod report;
 mod samples;
 mod sources;
@@ -45,6 +46,8 @@ enum Command {
     Config(ConfigOf),
     /// Make a plain checkpoint out of a model and an adapter
     Merge(merge::MergeArgs),
+    /// Write a model of a real shape with random weights, to try that shape without a download
+    RandomModel(random_model::RandomModelArgs),
     /// Look into a partition, an adapter, a checkpoint or a model
     #[command(subcommand)]
     Inspect(inspect::Inspect),
@@ -92,6 +95,7 @@ fn run(cli: Cli) -> Exit {
         }
         Command::Config(ConfigOf::Train(args)) => train::show_config(Task::Train, &args.train, args.json),
         Command::Merge(args) => merge::merge(&args),
+        Command::RandomModel(args) => random_model::random_model(&args),
         Command::Inspect(what) => inspect::inspect(what),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions(args) => manual::completions(&args),

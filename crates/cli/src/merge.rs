@@ -131,7 +131,8 @@ pub fn unknown_keys(folder: &Path) -> Vec<String> {
     Adapter::unknown_keys(folder).iter().map(warning).collect()
 }
 
-fn bar(bytes: u64) -> ProgressBar {
+/// Progress over so many bytes, where somebody watches.
+pub fn bar(bytes: u64) -> ProgressBar {
     let target =
         if terminal::is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style =

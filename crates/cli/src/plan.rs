@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use config::{Task, TrainArgs, TrainConfig};
 use hub::Want;
-use plan::{Data, Facts, Host, Level, Plan, Ranks, Speed};
+use plan::{Data, Facts, Host, Level, Link, Plan, Ranks, Speed};
 use trainer::TrainError;
 
 use crate::exit::Exit;
@@ -46,15 +46,28 @@ pub struct PlanArgs {
     /// Mean number of tokens of a row [default: --max-seq-length as the upper bound]
     #[arg(long, value_name = "X", value_parser = positive, help_heading = "Plan")]
     mean_tokens: Option<f64>,
-    /// Throughput of the whole run, for the time it takes
+    /// Throughput of the whole run on its mesh, for the time it takes
     #[arg(long, value_name = "X", value_parser = positive, conflicts_with = "tflops", help_heading = "Plan")]
     tokens_per_second: Option<f64>,
     /// Throughput of a rank in 10^12 operations a second, for the time it takes
     #[arg(long, value_name = "X", value_parser = positive, help_heading = "Plan")]
     tflops: Option<f64>,
+    /// What a rank sends a second over its link, 10^9 bits, for the time that messages take
+    #[arg(long, value_name = "X", value_parser = positive, help_heading = "Plan")]
+    link_gbps: Option<f64>,
+    /// What a message takes however short it is, milliseconds one way
+    #[arg(long, value_name = "X", value_parser = not_negative, help_heading = "Plan")]
+    link_ms: Option<f64>,
     /// Print JSON
     #[arg(long, help_heading = "Plan")]
     json: bool,
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|x: &f64| x.is_finite() && *x >= 0.0)
+        .ok_or_else(|| "give a number from 0 on".to_owned())
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -128,6 +141,7 @@ fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
             (None, Some(tflops)) => Some(Speed::TeraflopsPerRank(tflops)),
             (None, None) => None,
         },
+        link: Link { gbps: args.link_gbps, ms: args.link_ms },
     })
 }
 

@@ -89,6 +89,13 @@ pub fn host() -> String {
     if name.trim().is_empty() { "an unnamed host".to_owned() } else { name.trim().to_owned() }
 }
 
+/// Ends this process at once, without finalising MPI, which would wait for peers that wait for this rank: the launcher
+/// then ends them.
+pub fn end_all_ranks(exit: crate::exit::Exit) -> ! {
+    // SAFETY: `_exit` is always safe to call; it runs no destructors, which is the point.
+    unsafe { libc::_exit(exit as i32) }
+}
+
 /// A panic is a bug. Whatever it is, peers must not wait for a rank that is gone: the process ends at once,
 /// without finalising MPI (which would wait for them), and mpirun ends the rest.
 pub fn end_all_ranks_on_panic() {
@@ -98,7 +105,6 @@ pub fn end_all_ranks_on_panic() {
             "error: internal error{rank}: {info}\nhint: this is a bug; please report it with the command line\n"
         );
         let _ = std::io::stderr().write_all(text.as_bytes());
-        // SAFETY: `_exit` is always safe to call; it runs no destructors, which is the point.
-        unsafe { libc::_exit(1) }
+        end_all_ranks(crate::exit::Exit::Failed)
     }));
 }

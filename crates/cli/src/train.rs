@@ -47,7 +47,11 @@ fn with_ranks(work: impl FnOnce(&dyn Communicator) -> Result<(), TrainError>) ->
     if !matches!(error, TrainError::Elsewhere { .. }) {
         report::print_of_rank(&error, comm.as_ref());
     }
-    if error.is_input() { Exit::Input } else { Exit::Failed }
+    let exit = if error.is_input() { Exit::Input } else { Exit::Failed };
+    if matches!(error, TrainError::Stranding(_)) {
+        report::end_all_ranks(exit);
+    }
+    exit
 }
 
 /// Brings the ranks up. What went wrong is reported by one of them.

@@ -306,6 +306,7 @@ fn start_text(start: &StartInfo, model: &str, about_partition: &str) -> String {
         0 => String::new(),
         step => format!(", resumed after step {step}"),
     };
+    let mesh = mesh_words(start).map_or_else(String::new, |words| format!("  mesh      {words}\n"));
     format!(
         "gpart-dist {version}\n\
          \x20 model     {model}: {parameters} parameters, {dtype}\n\
@@ -313,6 +314,7 @@ fn start_text(start: &StartInfo, model: &str, about_partition: &str) -> String {
          \x20 partition {partition}{about_partition}\n\
          \x20 data      {rows} rows, {tokens} tokens\n\
          \x20 step      {per_step} rows = {micro} micro-batches of {size} over {ranks} ({threads} each, {backend})\n\
+         {mesh}\
          \x20 run       {steps}, {epochs} → {output}{resumed}",
         version = env!("CARGO_PKG_VERSION"),
         parameters = grouped(start.parameters),
@@ -333,6 +335,27 @@ fn start_text(start: &StartInfo, model: &str, about_partition: &str) -> String {
         epochs = epochs,
         output = start.output.display(),
     )
+}
+
+/// How several ranks share the work, and what of the model each holds; nothing for one rank.
+fn mesh_words(start: &StartInfo) -> Option<String> {
+    let mesh::Degrees { dp_replicate, dp_shard, pp } = start.mesh;
+    let axes = [("dp-replicate", dp_replicate), ("dp-shard", dp_shard), ("pp", pp)];
+    let used = axes.iter().filter(|(_, degree)| *degree > 1).map(|(axis, degree)| format!("{axis} {degree}"));
+    let used = used.collect::<Vec<String>>().join(" × ");
+    let sizes: Vec<String> = start.stages.iter().map(|blocks| blocks.len().to_string()).collect();
+    let held = match (pp > 1, dp_shard > 1) {
+        (false, false) => "each rank holds the whole model".to_owned(),
+        (false, true) => format!("each rank holds 1/{dp_shard} of every block"),
+        (true, false) => format!("stages of {} blocks", sizes.join(", ")),
+        (true, true) => {
+            format!("stages of {} blocks, each rank holds 1/{dp_shard} of its stage's", sizes.join(", "))
+        }
+    };
+    let cheapest = start.cheapest_mesh.as_ref().map_or_else(String::new, |flags| {
+        format!("\n            (cheapest that fits: {flags}; `gpart-dist plan` compares them)")
+    });
+    (!used.is_empty()).then(|| format!("{used}: {held}{cheapest}"))
 }
 
 /// Prints the resolved settings: key, value, origin.

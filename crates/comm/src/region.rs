@@ -53,6 +53,39 @@ impl Region {
         self.length == 0
     }
 
+    /// Uses the first `length` bytes alone from now on.
+    ///
+    /// # Panics
+    /// The region was not made with that many.
+    pub fn set_len(&mut self, length: usize) {
+        assert!(length <= self.map.len(), "{length} bytes of a region of {}", self.map.len());
+        self.length = length;
+    }
+
+    /// Moves the memory pages behind the first bytes of this region under those of `target`, as many as that has, with
+    /// what is in them. Nothing is copied. What is read here afterwards is zero, like what was in `target` is gone.
+    ///
+    /// # Errors
+    /// The system cannot do that (Linux can from 5.7 on); nothing has changed then.
+    pub fn move_pages(&mut self, target: &mut Self) -> std::io::Result<()> {
+        let length = target.map.len().min(self.map.len());
+        // SAFETY: both ranges are mappings of their owners' alone, private and anonymous, which begin at a page; with
+        // MREMAP_DONTUNMAP the old range stays mapped, so both owners keep what they own, and every byte stays readable.
+        let moved = unsafe {
+            libc::mremap(
+                self.map.as_mut_ptr().cast(),
+                length,
+                length,
+                libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP,
+                target.map.as_mut_ptr().cast::<libc::c_void>(),
+            )
+        };
+        match moved == libc::MAP_FAILED {
+            true => Err(std::io::Error::last_os_error()),
+            false => Ok(()),
+        }
+    }
+
     /// Gives the pages back to the system. What is read afterwards is zero.
     pub fn drop_pages(&mut self) {
         // SAFETY: the mapping is private and anonymous and this is its only owner, so all that is lost is its
@@ -96,6 +129,23 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn pages_move_with_their_content() {
+        let mut pages = Region::copy_of(&[5; 20_000]).unwrap();
+        let mut target = Region::copy_of(&[9; 9_000]).unwrap();
+        let address = target.bytes().as_ptr();
+        for _ in 0..3 {
+            pages.move_pages(&mut target).unwrap();
+            assert_eq!(target.bytes().as_ptr(), address);
+            assert!(target.bytes().iter().all(|byte| *byte == 5));
+            // Whole pages move: three of the five, the rest stay.
+            assert!(pages.bytes()[..9_000].iter().all(|byte| *byte == 0));
+            assert!(pages.bytes()[12_288..].iter().all(|byte| *byte == 5));
+            target.move_pages(&mut pages).unwrap();
+            assert!(pages.bytes().iter().all(|byte| *byte == 5));
+        }
+    }
 
     #[test]
     fn dropped_pages_are_zero_and_keep_their_address() {

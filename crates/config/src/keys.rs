@@ -413,6 +413,7 @@ static SECTIONS: [Section; 7] = [
                 "Ranks that share one copy's weights; by default all that --dp-replicate and --pp leave",
             ),
             key("pp", COUNT, "1", "Pipeline stages of contiguous blocks"),
+            key("prefetch", Kind::Bool, "true", "With --dp-shard, gather the next block while one computes"),
             key("memory-check", Kind::Bool, "true", "Refuse a run that the host seems to have too little memory for"),
             key("threads", Kind::Int { min: 1, max: 1024 }, "1", "Compute threads a rank; kept on resume")
                 .identity(),

@@ -100,6 +100,7 @@ pub struct TrainConfig {
     pub dp_replicate: Option<usize>,
     pub dp_shard: Option<usize>,
     pub pp: usize,
+    pub prefetch: bool,
     pub memory_check: bool,
     pub threads: usize,
 }

@@ -5,10 +5,12 @@
 //! shard`, so that ranks that share weights are neighbours, and results of the last stage gathered by rank are in
 //! the order of micro-batches.
 
+mod gathers;
 mod grid;
 mod pipeline;
 mod stages;
 
+pub use gathers::{Gather, StageUnits, Unit, piece_bytes, piece_rows};
 pub use grid::{Coordinates, Degrees, Mesh, MeshError, Wanted};
 pub use pipeline::{Action, one_forward_one_backward};
 pub use stages::{StageError, stages};

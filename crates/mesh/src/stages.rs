@@ -23,8 +23,8 @@ pub enum StageError {
 }
 
 /// Splits blocks over `stages`: contiguous, none empty, such that the most expensive stage costs as little as it
-/// can; where several splits do, the earlier stages get more. `costs` are of the blocks in any unit, `ends` of what the
-/// first and the last stage do besides (the embedding; the head and the loss).
+/// can and, within that, each costs as nearly as can be what is left on average. `costs` are of the blocks in any unit,
+/// `ends` of what the first and the last stage do besides (the embedding; the head and the loss).
 ///
 /// # Errors
 /// [`StageError::TooMany`] when there are fewer blocks than stages, or no stage.
@@ -33,41 +33,70 @@ pub fn stages(costs: &[u64], ends: [u64; 2], stages: usize) -> Result<Vec<Range<
     if stages == 0 || stages > blocks {
         return Err(StageError::TooMany { stages, blocks });
     }
-    let whole = costs.iter().chain(&ends).fold(0u64, |sum, cost| sum.saturating_add(*cost));
+    let whole = sum(costs).saturating_add(ends[0]).saturating_add(ends[1]);
     // The smallest bound that a split keeps.
     let (mut low, mut high) = (0, whole);
     while low < high {
         let middle = low + (high - low) / 2;
-        match split(costs, ends, stages, middle) {
-            Some(_) => high = middle,
-            None => low = middle + 1,
+        match fits(costs, ends, stages, middle) {
+            true => high = middle,
+            false => low = middle + 1,
         }
     }
-    Ok(split(costs, ends, stages, high).unwrap_or_else(|| unreachable!("a bound of everything is kept")))
+    Ok(evenly(costs, ends, stages, high))
 }
 
-/// The split in which every stage but the last takes as many blocks as fit below `bound`, if the last one's do.
-fn split(costs: &[u64], ends: [u64; 2], stages: usize, bound: u64) -> Option<Vec<Range<usize>>> {
-    let mut ranges = Vec::with_capacity(stages);
+/// Whether every stage can keep below `bound`: each but the last takes as many blocks as it may.
+fn fits(costs: &[u64], ends: [u64; 2], stages: usize, bound: u64) -> bool {
     let mut start = 0;
-    for stage in 0..stages {
-        let last = stage + 1 == stages;
+    for stage in 0..stages - 1 {
         let mut cost = if stage == 0 { ends[0] } else { 0 };
-        cost = cost.saturating_add(if last { ends[1] } else { 0 });
         // Later stages need a block each.
         let most = costs.len() - (stages - 1 - stage);
         let mut end = start;
-        while end < most && (last || end == start || cost.saturating_add(costs[end]) <= bound) {
+        while end < most && (end == start || cost.saturating_add(costs[end]) <= bound) {
             cost = cost.saturating_add(costs[end]);
             end += 1;
         }
         if cost > bound {
-            return None;
+            return false;
+        }
+        start = end;
+    }
+    let first = if stages == 1 { ends[0] } else { 0 };
+    sum(&costs[start..]).saturating_add(first).saturating_add(ends[1]) <= bound
+}
+
+/// The split within `bound`, which one keeps, whose stages are nearest to the average of what is left.
+fn evenly(costs: &[u64], ends: [u64; 2], stages: usize, bound: u64) -> Vec<Range<usize>> {
+    let mut ranges = Vec::with_capacity(stages);
+    let mut start = 0;
+    for stage in 0..stages - 1 {
+        let left = stages - stage;
+        let before = if stage == 0 { ends[0] } else { 0 };
+        let rest = sum(&costs[start..]).saturating_add(before).saturating_add(ends[1]);
+        let average = rest / left as u64;
+        let mut end = start + 1;
+        let mut cost = before.saturating_add(costs[start]);
+        while end < costs.len() - (left - 1) {
+            let more = cost.saturating_add(costs[end]);
+            let nearer = more.abs_diff(average) < cost.abs_diff(average) && more <= bound;
+            // Where the stages after this one cannot do with the rest, this one takes more.
+            if !nearer && fits(&costs[end..], [0, ends[1]], left - 1, bound) {
+                break;
+            }
+            cost = more;
+            end += 1;
         }
         ranges.push(start..end);
         start = end;
     }
-    Some(ranges)
+    ranges.push(start..costs.len());
+    ranges
+}
+
+fn sum(costs: &[u64]) -> u64 {
+    costs.iter().fold(0, |sum, cost| sum.saturating_add(*cost))
 }
 
 #[cfg(test)]
@@ -83,7 +112,8 @@ mod tests {
             assert_eq!(lengths, expect, "{costs:?} {ends:?}");
         };
         check(&[1; 8], [0, 0], 4, &[2, 2, 2, 2]);
-        check(&[1; 8], [0, 0], 3, &[3, 3, 2]);
+        check(&[1; 8], [0, 0], 3, &[2, 3, 3]);
+        check(&[5; 32], [0, 11], 8, &[4, 4, 4, 4, 4, 5, 5, 2]);
         check(&[1; 8], [0, 2], 2, &[5, 3]);
         check(&[1; 4], [0, 100], 4, &[1, 1, 1, 1]);
         check(&[1; 4], [0, 100], 2, &[3, 1]);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
@@ -67,6 +67,22 @@ impl CheckpointFiles {
     /// The stored bytes of an entry, little-endian, row-major.
     pub fn bytes(&self, entry: &TensorEntry) -> &[u8] {
         &self.files[entry.file].1[entry.range.clone()]
+    }
+
+    /// Lets the system take back the memory that holds what was read of a tensor; it is read again where it is needed.
+    pub fn release(&self, name: &str) {
+        let length = self.get(name).map_or(0, |entry| entry.range.len());
+        self.release_part(name, 0..length);
+    }
+
+    /// The same for some of a tensor's stored bytes.
+    pub fn release_part(&self, name: &str, part: std::ops::Range<usize>) {
+        let Some(entry) = self.get(name) else { return };
+        let map = &self.files[entry.file].1;
+        // SAFETY: the mapping is shared with the file and never written: a dropped page is read from the file again.
+        let _ = unsafe {
+            map.unchecked_advise_range(UncheckedAdvice::DontNeed, entry.range.start + part.start, part.len())
+        };
     }
 
     /// The file that holds an entry.

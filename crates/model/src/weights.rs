@@ -1,5 +1,7 @@
 //! The frozen weights, by block, and how they come from files.
 
+use std::ops::Range;
+
 use safetensors::Dtype;
 use tch::{Device, Kind, Tensor};
 
@@ -45,29 +47,20 @@ impl BlockWeights {
         }
     }
 
-    fn load(loader: &Loader<'_>, config: &ModelConfig, block: usize) -> Result<Self, ModelError> {
-        let linear = |kind: LinearKind| -> Result<Linear, ModelError> {
-            let name = kind.module_name(block);
-            let shape = kind.shape(config);
-            let weight = loader.load(&format!("{name}.weight"), &shape)?;
-            let bias = match kind.has_bias(config) {
-                true => Some(loader.load(&format!("{name}.bias"), &shape[..1])?),
-                false => None,
-            };
-            Ok(Linear::new(weight, bias))
-        };
-        let mut linears = Vec::with_capacity(LinearKind::ALL.len());
-        for kind in LinearKind::ALL {
-            linears.push(linear(kind)?);
-        }
-        let linears = linears.try_into().unwrap_or_else(|_| unreachable!("one linear a kind was pushed"));
-        let norm =
-            |name: &str| loader.load(&format!("model.layers.{block}.{name}.weight"), &[config.hidden_size]);
-        Ok(Self {
-            input_norm: norm("input_layernorm")?,
-            post_norm: norm("post_attention_layernorm")?,
-            linears,
-        })
+    /// A block of its tensors, in the order of [`block_specs`].
+    ///
+    /// # Panics
+    /// There are more or fewer than that.
+    pub fn from_tensors(config: &ModelConfig, tensors: Vec<Tensor>) -> Self {
+        let mut tensors = tensors.into_iter();
+        let mut next = || tensors.next().expect("a tensor for each of the block's");
+        let (input_norm, post_norm) = (next(), next());
+        let linears = LinearKind::ALL.map(|kind| {
+            let weight = next();
+            Linear::new(weight, kind.has_bias(config).then(&mut next))
+        });
+        assert!(tensors.next().is_none(), "no more tensors than the block has");
+        Self { input_norm, post_norm, linears }
     }
 }
 
@@ -98,24 +91,31 @@ impl DecoderWeights {
         device: Device,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self, ModelError> {
-        // A bad tensor is found before gigabytes are read.
-        files.check(config)?;
-        check_tied_head(files, config)?;
-        let loader = Loader { files, kind, device };
-        let (v, h) = (config.vocab_size, config.hidden_size);
-        let embedding = loader.load(EMBEDDING, &[v, h])?;
+        check_stored(files, config)?;
+        let reader = WeightReader { files, config, kind, device };
         let total = config.num_layers as usize;
         let mut blocks = Vec::with_capacity(total);
         for block in 0..total {
-            blocks.push(BlockWeights::load(&loader, config, block)?);
+            blocks.push(reader.block(block)?);
             progress(block + 1, total);
         }
+        let embedding = reader.embedding()?;
         let head = match config.tie_word_embeddings {
             true => embedding.shallow_clone(),
-            false => loader.load(HEAD, &[v, h])?,
+            false => reader.head()?,
         };
-        Ok(Self { embedding, blocks, norm: loader.load("model.norm.weight", &[h])?, head })
+        Ok(Self { embedding, blocks, norm: reader.norm()?, head })
     }
+}
+
+/// Checks, before gigabytes are read, that everything a model needs is stored, and a head that is the embedding is it.
+///
+/// # Errors
+/// A tensor that is missing, of another shape than `config` implies, or of a dtype that is not read; a head of
+/// its own where `config` says that it is the embedding.
+pub fn check_stored(files: &CheckpointFiles, config: &ModelConfig) -> Result<(), ModelError> {
+    files.check(config)?;
+    check_tied_head(files, config)
 }
 
 /// Name and shape of every tensor that a model of this configuration needs, one by one: a config.json may claim any
@@ -130,7 +130,8 @@ pub fn tensor_specs(config: &ModelConfig) -> impl Iterator<Item = (String, Vec<i
         .chain(head)
 }
 
-fn block_specs(config: &ModelConfig, block: usize) -> Vec<(String, Vec<i64>)> {
+/// Name and shape of each tensor of a block.
+pub fn block_specs(config: &ModelConfig, block: usize) -> Vec<(String, Vec<i64>)> {
     let norms = ["input_layernorm", "post_attention_layernorm"]
         .map(|norm| (format!("model.layers.{block}.{norm}.weight"), vec![config.hidden_size]));
     let mut specs = Vec::from(norms);
@@ -145,21 +146,138 @@ fn block_specs(config: &ModelConfig, block: usize) -> Vec<(String, Vec<i64>)> {
     specs
 }
 
-struct Loader<'a> {
-    files: &'a CheckpointFiles,
-    kind: Kind,
-    device: Device,
+/// Reads weights out of a checkpoint, as a whole or in parts, converted to the compute dtype. What was read of the
+/// files does not stay in memory.
+#[derive(Clone, Copy)]
+pub struct WeightReader<'a> {
+    /// The stored weights.
+    pub files: &'a CheckpointFiles,
+    /// The model's shape.
+    pub config: &'a ModelConfig,
+    /// The compute dtype.
+    pub kind: Kind,
+    /// Where tensors go.
+    pub device: Device,
 }
 
-impl Loader<'_> {
-    fn load(&self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
+impl WeightReader<'_> {
+    /// All weights of a block.
+    ///
+    /// # Errors
+    /// A tensor that is missing or not as the configuration implies.
+    pub fn block(&self, block: usize) -> Result<BlockWeights, ModelError> {
+        let specs = block_specs(self.config, block);
+        let tensors = specs.iter().map(|(name, shape)| self.tensor(name, shape));
+        Ok(BlockWeights::from_tensors(self.config, tensors.collect::<Result<_, _>>()?))
+    }
+
+    /// The token embedding, `[V, H]`.
+    ///
+    /// # Errors
+    /// As for [`Self::block`].
+    pub fn embedding(&self) -> Result<Tensor, ModelError> {
+        self.tensor(EMBEDDING, &self.table_shape())
+    }
+
+    /// The output projection, `[V, H]`: the embedding where the two are tied.
+    ///
+    /// # Errors
+    /// As for [`Self::block`].
+    pub fn head(&self) -> Result<Tensor, ModelError> {
+        self.tensor(self.head_name(), &self.table_shape())
+    }
+
+    /// The final norm, `[H]`.
+    ///
+    /// # Errors
+    /// As for [`Self::block`].
+    pub fn norm(&self) -> Result<Tensor, ModelError> {
+        self.tensor("model.norm.weight", &[self.config.hidden_size])
+    }
+
+    /// The stored name of the output projection.
+    pub fn head_name(&self) -> &'static str {
+        if self.config.tie_word_embeddings { EMBEDDING } else { HEAD }
+    }
+
+    /// The stored name of the token embedding.
+    pub fn embedding_name(&self) -> &'static str {
+        EMBEDDING
+    }
+
+    /// `[V, H]`.
+    pub fn table_shape(&self) -> [i64; 2] {
+        [self.config.vocab_size, self.config.hidden_size]
+    }
+
+    /// Bytes of a number in the compute dtype.
+    pub fn number_bytes(&self) -> usize {
+        self.kind.elt_size_in_bytes()
+    }
+
+    /// The numbers `range` of a tensor, counted row by row, as bytes in the compute dtype.
+    ///
+    /// # Errors
+    /// As for [`Self::block`].
+    ///
+    /// # Panics
+    /// The range is not in the tensor, or `into` has another length.
+    pub fn read_part(
+        &self,
+        name: &str,
+        shape: &[i64],
+        range: Range<usize>,
+        into: &mut [u8],
+    ) -> Result<(), ModelError> {
+        check_tensor(self.files, name, shape)?;
+        let width = self.number_bytes();
+        assert_eq!(into.len(), range.len() * width, "room for these numbers");
+        for (chunk, into) in chunks_of(range).zip(into.chunks_mut(CHUNK_NUMBERS * width)) {
+            let count = chunk.len();
+            let part = self.chunk(name, shape, chunk)?;
+            part.f_copy_data_u8(into, count).map_err(torch_error(name))?;
+        }
+        Ok(())
+    }
+
+    fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
+        check_tensor(self.files, name, shape)?;
+        let error = torch_error(name);
+        let tensor = Tensor::f_empty(shape, (self.kind, self.device)).map_err(&error)?;
+        let flat = tensor.f_view([-1]).map_err(&error)?;
+        for chunk in chunks_of(0..flat.numel()) {
+            let (start, count) = (chunk.start as i64, chunk.len() as i64);
+            let part = self.chunk(name, shape, chunk)?;
+            flat.f_narrow(0, start, count).and_then(|mut to| to.f_copy_(&part)).map_err(&error)?;
+        }
+        Ok(tensor)
+    }
+
+    /// Some numbers of a tensor, in the compute dtype. The file's pages are let go of at once.
+    fn chunk(&self, name: &str, shape: &[i64], range: Range<usize>) -> Result<Tensor, ModelError> {
         let (bytes, kind) = check_tensor(self.files, name, shape)?;
-        let torch = |error: tch::TchError| ModelError::Torch {
-            name: name.to_owned(),
-            reason: error.to_string().lines().next().unwrap_or_default().to_owned(),
-        };
-        let tensor = Tensor::f_from_data_size(bytes, shape, kind).map_err(torch)?;
-        tensor.f_to_device(self.device).and_then(|t| t.f_to_kind(self.kind)).map_err(torch)
+        let width = kind.elt_size_in_bytes();
+        let stored = range.start * width..range.end * width;
+        let part = Tensor::f_from_data_size(&bytes[stored.clone()], &[range.len() as i64], kind)
+            .and_then(|part| part.f_to_kind(self.kind))
+            .map_err(torch_error(name))?;
+        self.files.release_part(name, stored);
+        Ok(part)
+    }
+}
+
+/// Numbers that are read at a time: a tensor of a gigabyte is not in memory twice.
+const CHUNK_NUMBERS: usize = 1 << 24;
+
+fn chunks_of(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(CHUNK_NUMBERS).map(move |start| start..end.min(start + CHUNK_NUMBERS))
+}
+
+fn torch_error(name: &str) -> impl Fn(tch::TchError) -> ModelError {
+    move |error| ModelError::Torch {
+        name: name.to_owned(),
+        reason: error.to_string().lines().next().unwrap_or_default().to_owned(),
     }
 }
 
@@ -184,10 +302,7 @@ impl CheckpointFiles {
             |entry: &crate::TensorEntry| entry.shape.iter().map(|dim| *dim as i64).collect::<Vec<_>>();
         let shape = self.get(name).map(shape).unwrap_or_default();
         let (bytes, kind) = check_tensor(self, name, &shape)?;
-        Tensor::f_from_data_size(bytes, &shape, kind).map_err(|error| ModelError::Torch {
-            name: name.to_owned(),
-            reason: error.to_string().lines().next().unwrap_or_default().to_owned(),
-        })
+        Tensor::f_from_data_size(bytes, &shape, kind).map_err(torch_error(name))
     }
 }
 

@@ -3,8 +3,9 @@
 //! This follows `model::Decoder::block` and libtorch's autograd, which keeps an operation's input only where the
 //! gradient of the other factor is wanted: the input of a linear map is kept where its weight is adapted.
 
-use crate::count::{product, sum};
+use crate::count::product;
 use crate::facts::{BlockRun, Dtype, Facts, Model, Role};
+use crate::units::TILE_ROWS;
 
 /// Pieces of memory below this come from the heap, larger ones from the system: glibc's largest mmap threshold.
 const LARGEST_HEAP_PIECE: u64 = 32 << 20;
@@ -141,13 +142,33 @@ impl<'a> Shape<'a> {
         self.compute(3, self.model.hidden).plus(self.compute(3, self.model.intermediate))
     }
 
-    /// The head's part: hidden states and their gradient, and for a chunk of positions `each` bytes a logit. With
-    /// gradients these are 16: logits, their logarithms, and the gradients of both, in f32. Without, 12: one copy in
-    /// the compute dtype, which may be f32, logits and logarithms. The chunk's hidden states are counted alike.
-    pub fn head(&self, chunk: u64, each: u64) -> Bytes {
+    /// The head's part, `gathered` where the table comes tile by tile (`model::cross_entropy`):
+    ///
+    /// | tensor | size | when |
+    /// |---|---|---|
+    /// | hidden states, and those of the positions in chunks | 2·N·H | always |
+    /// | gradient by them, and by what the norm makes of them | N·H, N·H f32 | with gradients |
+    /// | what the norm makes of all positions | N·H | tile by tile; otherwise of a chunk, as below |
+    /// | a chunk's logits | f32, of V, or of a tile | of V with gradients, unless tile by tile |
+    /// | their exponentials | f32, of a tile | always; in half precision their place is taken by turns |
+    /// | a chunk's normed hidden states and their gradient | 2 of H | always |
+    pub fn head(&self, chunk: u64, with_gradients: bool, gathered: bool) -> Bytes {
+        let hidden = self.model.hidden;
         let positions = if chunk == 0 { self.tokens() } else { chunk.min(self.tokens()) };
-        let row = sum([self.model.vocab, self.model.hidden]);
-        let logits = Bytes::pieces(each / 4, product([positions, row, 4]));
-        self.compute(2, self.model.hidden).plus(logits)
+        let tile = self.model.vocab.min(TILE_ROWS);
+        let columns = if with_gradients && !gathered { self.model.vocab } else { tile };
+        // Logits are kept tile by tile.
+        let (tiles, rest) = (columns / TILE_ROWS, columns % TILE_ROWS);
+        let logits = |width: u64| product([positions, width, 4]);
+        let none = Bytes::default();
+        Bytes::from_iter([
+            self.compute(2, hidden),
+            if with_gradients { self.compute(1, hidden).plus(self.wide(1, hidden)) } else { none },
+            if gathered { self.compute(1, hidden) } else { none },
+            Bytes::pieces(tiles, logits(TILE_ROWS)),
+            Bytes::pieces(1, logits(rest)),
+            Bytes::pieces(1, logits(tile)),
+            Bytes::pieces(2, product([positions, hidden, self.dtype.bytes()])),
+        ])
     }
 }

@@ -11,19 +11,14 @@ pub enum PlanError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Mesh(#[from] mesh::MeshError),
-    /// An axis that is not planned.
-    #[error("dp-shard is {dp_shard} and pp is {pp}, but only plain copies of the model can be planned")]
-    #[diagnostic(code(input::plan_mesh), help("leave --dp-shard and --pp at 1"))]
-    Axis {
-        /// Ranks that share one copy.
-        dp_shard: usize,
-        /// Pipeline stages.
-        pp: usize,
-    },
+    /// There are more pipeline stages than blocks.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Stages(#[from] mesh::StageError),
     /// The host does not have the memory.
     #[error(
         "the run needs about {} of memory on this host ({}), which has {} available: {}",
-        text::bytes(*needed), text::ranks_times(*ranks, memory.peak), text::bytes(*available), largest(memory)
+        text::bytes(*needed), memory.ranks_text(), text::bytes(*available), largest(memory)
     )]
     #[diagnostic(code(input::memory), help("{}", advice(remedies)))]
     Memory {

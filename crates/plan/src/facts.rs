@@ -20,6 +20,8 @@ pub struct Facts {
     pub host: Host,
     /// A throughput to reckon time with.
     pub speed: Option<Speed>,
+    /// What joins the ranks.
+    pub link: Link,
 }
 
 /// Shape of a decoder.
@@ -154,6 +156,8 @@ pub struct Training {
     pub dropout: f64,
     /// Blocks are computed again in backward (`--gradient-checkpointing`).
     pub recompute: bool,
+    /// Where weights are shared out, the next unit is gathered while one is in use.
+    pub prefetch: bool,
     /// Positions whose logits are alive at once; 0 for all.
     pub cross_entropy_chunk: u64,
     /// Compute threads a rank.
@@ -201,6 +205,15 @@ pub enum Speed {
     TokensPerSecond(f64),
     /// 10^12 operations a second of one rank, by the formula of [`crate::Work`].
     TeraflopsPerRank(f64),
+}
+
+/// What joins the ranks, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Link {
+    /// 10^9 bits a second that a rank sends, and receives at the same time.
+    pub gbps: Option<f64>,
+    /// Milliseconds that a message takes however short it is, one way.
+    pub ms: Option<f64>,
 }
 
 impl Dtype {
@@ -293,11 +306,6 @@ impl Model {
     pub(crate) fn first_adapted(&self) -> usize {
         let adapted = self.blocks.iter().position(|run| run.adapted() > 0 && run.repeat > 0);
         adapted.unwrap_or(self.blocks.len())
-    }
-
-    /// The runs that gradients go through.
-    pub(crate) fn with_backward(&self) -> &[BlockRun] {
-        &self.blocks[self.first_adapted()..]
     }
 
     /// `Q`.

@@ -2,10 +2,12 @@
 
 use serde::Serialize;
 
-use crate::PlanError;
 use crate::count::{product, sum};
 use crate::facts::{Dtype, Facts};
-use crate::parameters::Parameters;
+use crate::stage::Layout;
+use crate::steps::Steps;
+use crate::units::Units;
+use crate::{PlanError, ranking, text};
 
 mod parts;
 
@@ -29,9 +31,13 @@ pub struct Phase {
     pub bytes: u64,
 }
 
-/// What one rank needs.
+/// What one rank needs: one of the stage that needs most.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Memory {
+    /// The stage.
+    pub stage: u64,
+    /// Peak of a rank of each stage.
+    pub stage_peaks: Vec<u64>,
     /// Parts that live as long as the run.
     pub held: Vec<Part>,
     /// Sum of those.
@@ -45,7 +51,7 @@ pub struct Memory {
     pub allocator: u64,
     /// Ranks on the host.
     pub ranks_on_host: u64,
-    /// `peak` of all ranks on the host.
+    /// All ranks on the host: each stage's own peak where one host has all ranks, else `peak` for each.
     pub host_peak: u64,
     /// Memory of the host that a program could still get.
     pub available: Option<u64>,
@@ -65,9 +71,10 @@ pub struct Remedy {
 ///
 /// # Errors
 /// [`PlanError::Memory`] when what is alive at the worst moment, on all ranks of the host, is more than the host has
-/// available. What the allocator may hold on top does not refuse a run.
+/// available. What the allocator may hold on top does not refuse a run. [`PlanError::Mesh`] and [`PlanError::Stages`] when
+/// the mesh is not one.
 pub fn memory(facts: &Facts) -> Result<Memory, PlanError> {
-    let memory = Memory::new(facts);
+    let memory = Memory::of(&Layout::new(facts)?, facts);
     match memory.available {
         Some(available) if memory.host_peak > available => Err(PlanError::Memory {
             needed: memory.host_peak,
@@ -81,22 +88,29 @@ pub fn memory(facts: &Facts) -> Result<Memory, PlanError> {
 }
 
 impl Memory {
-    pub(crate) fn new(facts: &Facts) -> Self {
-        let parameters = Parameters::new(&facts.model);
-        let held = parts::held(facts, &parameters);
-        let (phases, heap) = parts::phases(facts, &parameters);
-        let held_bytes = sum(held.iter().map(|part| part.bytes));
-        let largest = phases.iter().map(|phase| phase.bytes).max().unwrap_or(0);
-        let peak = held_bytes.saturating_add(largest);
+    pub(crate) fn of(layout: &Layout<'_>, facts: &Facts) -> Self {
+        let units = Units { shards: layout.shards(), number: facts.training.dtype.bytes() };
+        let (pipelines, micro_batches) = (layout.pipelines(), Steps::new(facts).busiest_rank);
+        let rank = |stage| parts::Rank { facts, stage, units, pipelines, micro_batches };
+        let of_stages: Vec<StageMemory> =
+            layout.stages.iter().map(|stage| StageMemory::new(rank(stage))).collect();
         let ranks_on_host = facts.ranks.on_host.max(1);
+        // The first one where several are as large.
+        let (at, worst) = of_stages.iter().enumerate().rev().max_by_key(|(_, stage)| stage.peak).unzip();
+        let worst = worst.cloned().unwrap_or_default();
+        let stage_peaks: Vec<u64> = of_stages.iter().map(|stage| stage.peak).collect();
+        let each = product([worst.peak, ranks_on_host]);
+        let by_stage = product([sum(stage_peaks.iter().copied()), pipelines]);
         Self {
-            held,
-            held_bytes,
-            phases,
-            peak,
-            allocator: heap,
+            stage: at.unwrap_or(0) as u64,
+            stage_peaks,
+            held: worst.held,
+            held_bytes: worst.held_bytes,
+            phases: worst.phases,
+            peak: worst.peak,
+            allocator: worst.allocator,
             ranks_on_host,
-            host_peak: product([peak, ranks_on_host]),
+            host_peak: if ranks_on_host == facts.ranks.total { by_stage } else { each },
             available: facts.host.available_memory,
         }
     }
@@ -109,7 +123,18 @@ impl Memory {
 
     /// What all ranks of the host take with what the allocator may hold.
     pub fn host_with_allocator(&self) -> u64 {
-        product([self.peak.saturating_add(self.allocator), self.ranks_on_host])
+        self.host_peak.saturating_add(product([self.allocator, self.ranks_on_host]))
+    }
+
+    /// Ranks on the host and what one needs: `2 ranks × 3.0 GiB`.
+    pub(crate) fn ranks_text(&self) -> String {
+        match self.host_peak == product([self.peak, self.ranks_on_host]) {
+            true => text::ranks_times(self.ranks_on_host, self.peak),
+            false => {
+                let ranks = text::counted(self.ranks_on_host, "rank");
+                format!("{ranks} of up to {}", text::bytes(self.peak))
+            }
+        }
     }
 
     /// The bytes of the part of this name, held or of the largest phase; 0 where there is none.
@@ -120,10 +145,10 @@ impl Memory {
     }
 
     /// The changes that make the host's peak at least a hundredth smaller: single ones, most helpful first, then all
-    /// of those together, then fewer ranks.
+    /// of those together, then another mesh, then fewer ranks.
     pub fn remedies(&self, facts: &Facts) -> Vec<Remedy> {
         let remedy = |(change, changed): (String, Facts)| {
-            let needed = Self::new(&changed).host_peak;
+            let needed = Self::of(&Layout::new(&changed).ok()?, &changed).host_peak;
             (needed < self.host_peak - self.host_peak / 100).then_some(Remedy { change, needed })
         };
         let (mut single, together) = changes(facts);
@@ -132,12 +157,37 @@ impl Memory {
         if remedies.len() > 1 {
             remedies.extend(remedy(("all of these together".to_owned(), together)));
         }
+        remedies.extend(ranking::smallest(facts).and_then(|mesh| {
+            let mut changed = facts.clone();
+            changed.ranks.mesh = mesh.degrees;
+            remedy((mesh.flags(), changed))
+        }));
         if facts.ranks.on_host > 1 {
             let mut fewer = facts.clone();
             fewer.ranks.on_host = 1;
             remedies.extend(remedy(("one rank a host".to_owned(), fewer)));
         }
         remedies
+    }
+}
+
+/// A rank of one stage.
+#[derive(Debug, Clone, Default)]
+struct StageMemory {
+    held: Vec<Part>,
+    held_bytes: u64,
+    phases: Vec<Phase>,
+    peak: u64,
+    allocator: u64,
+}
+
+impl StageMemory {
+    fn new(rank: parts::Rank<'_>) -> Self {
+        let held = parts::held(rank);
+        let (phases, allocator) = parts::phases(rank);
+        let held_bytes = sum(held.iter().map(|part| part.bytes));
+        let largest = phases.iter().map(|phase| phase.bytes).max().unwrap_or(0);
+        Self { peak: held_bytes.saturating_add(largest), held, held_bytes, phases, allocator }
     }
 }
 
@@ -154,6 +204,9 @@ fn changes(facts: &Facts) -> (Vec<(String, Facts)>, Facts) {
     };
     if !facts.training.recompute {
         add("--gradient-checkpointing".to_owned(), &|facts| facts.training.recompute = true);
+    }
+    if facts.training.prefetch && facts.ranks.mesh.dp_shard > 1 {
+        add("--prefetch false".to_owned(), &|facts| facts.training.prefetch = false);
     }
     if facts.training.dtype == Dtype::Float32 {
         add("--dtype bfloat16".to_owned(), &|facts| facts.training.dtype = Dtype::Bfloat16);

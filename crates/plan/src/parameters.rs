@@ -62,10 +62,4 @@ impl Parameters {
             adapted_share: ratio(adapted, total),
         }
     }
-
-    /// Numbers of the largest tensor.
-    pub(crate) fn largest_tensor(&self, model: &Model) -> u64 {
-        let linears = model.blocks.iter().flat_map(|run| &run.linears);
-        linears.map(Linear::weights).chain([self.embedding]).max().unwrap_or(0)
-    }
 }

@@ -1,4 +1,4 @@
-use mesh::Mesh;
+use mesh::Degrees;
 use serde::Serialize;
 
 use crate::PlanError;
@@ -6,9 +6,13 @@ use crate::disk::Disk;
 use crate::facts::{Dtype, Facts, PartitionKind};
 use crate::groups::{FixedPointFormat, GroupSizes};
 use crate::memory::Memory;
+use crate::ownership::{self, StagePlan};
 use crate::parameters::Parameters;
+use crate::ranking::{self, RankedMesh};
 use crate::sections::{self, Section};
+use crate::stage::Layout;
 use crate::steps::Steps;
+use crate::time::{Rates, Timing};
 use crate::traffic::Traffic;
 use crate::warnings::{self, Level, Warning};
 use crate::work::Work;
@@ -26,6 +30,9 @@ pub struct Plan {
     pub isometric: bool,
     /// Ranks of the run.
     pub ranks: u64,
+    /// Degrees of parallelism.
+    #[serde(serialize_with = "ranking::degrees")]
+    pub mesh: Degrees,
     /// Compute threads a rank.
     pub threads: u64,
     /// Numbers of the model.
@@ -34,6 +41,8 @@ pub struct Plan {
     pub groups: GroupSizes,
     /// Format of the sums of θ's gradient.
     pub fixed_point: FixedPointFormat,
+    /// What the ranks of each pipeline stage own.
+    pub stages: Vec<StagePlan>,
     /// Bytes of a rank and of the host.
     pub memory: Memory,
     /// Bytes moved in a step.
@@ -44,6 +53,10 @@ pub struct Plan {
     pub steps: Steps,
     /// Arithmetic and time.
     pub work: Work,
+    /// Seconds of a step by part, with what was given or assumed of machines and links.
+    pub timing: Timing,
+    /// All meshes of so many ranks, the cheapest first.
+    pub meshes: Vec<RankedMesh>,
     /// What is wrong or wasteful, worst first.
     pub warnings: Vec<Warning>,
 }
@@ -52,29 +65,32 @@ impl Plan {
     /// The plan for `facts`. Whatever would make the run fail is a warning in it, so that the rest can be read.
     ///
     /// # Errors
-    /// When the mesh is not one of the ranks given ([`PlanError::Mesh`]), or has an axis other than replicas.
+    /// When the mesh is not one of the ranks given ([`PlanError::Mesh`]), or has more stages than the model has blocks
+    /// ([`PlanError::Stages`]).
     pub fn new(facts: &Facts) -> Result<Self, PlanError> {
-        let degrees = facts.ranks.mesh;
-        Mesh::new(degrees, usize::try_from(facts.ranks.total).unwrap_or(usize::MAX))?;
-        if degrees.dp_shard != 1 || degrees.pp != 1 {
-            return Err(PlanError::Axis { dp_shard: degrees.dp_shard, pp: degrees.pp });
-        }
+        let layout = Layout::new(facts)?;
         let steps = Steps::new(facts);
         let groups = GroupSizes::new(facts);
+        let memory = Memory::of(&layout, facts);
+        let timing = Timing::new(facts, &layout, &steps, Rates::of(facts));
         let mut plan = Self {
             dtype: facts.training.dtype,
             d: facts.training.d,
             partition: facts.training.partition,
             isometric: facts.training.isometric,
             ranks: facts.ranks.total,
+            mesh: layout.degrees,
             threads: facts.training.threads,
             parameters: Parameters::new(&facts.model),
             fixed_point: groups.fixed_point(steps.micro_batches),
             groups,
-            memory: Memory::new(facts),
-            traffic: Traffic::new(facts, &steps),
+            stages: ownership::of(facts, &layout, &steps, &memory),
+            memory,
+            traffic: Traffic::new(facts, &layout, &steps),
             disk: Disk::new(facts, &steps),
-            work: Work::new(facts, &steps),
+            work: Work::new(facts, &layout, &steps, &timing),
+            timing,
+            meshes: ranking::meshes(facts),
             steps,
             warnings: Vec::new(),
         };
@@ -85,6 +101,11 @@ impl Plan {
     /// Something in the settings would be refused by a run.
     pub fn is_refused(&self) -> bool {
         self.warnings.iter().any(|warning| warning.level == Level::Refusal)
+    }
+
+    /// The mesh of the plan, among all.
+    pub fn ranked(&self) -> Option<&RankedMesh> {
+        self.meshes.iter().find(|mesh| mesh.degrees == self.mesh)
     }
 
     /// The plan as text: sections of labels and values, at most 96 columns with two spaces between.

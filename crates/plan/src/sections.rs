@@ -4,8 +4,10 @@ use serde::Serialize;
 
 use crate::facts::PartitionKind;
 use crate::plan::Plan;
-use crate::text::{bytes, counted, grouped, number, percent, ranks_times, seconds, wrapped};
+use crate::text::{bytes, counted, grouped, number, percent, seconds, wrapped};
 use crate::warnings::Level;
+
+mod mesh;
 
 /// Widest label and value; with two spaces between, a line has at most 96 columns.
 const LABEL_WIDTH: usize = 34;
@@ -35,8 +37,18 @@ impl Section {
 }
 
 pub(crate) fn of(plan: &Plan) -> Vec<Section> {
-    let sections =
-        [model(plan), partition(plan), steps(plan), memory(plan), traffic(plan), disk(plan), warnings(plan)];
+    let sections = [
+        model(plan),
+        partition(plan),
+        steps(plan),
+        mesh::owned(plan),
+        memory(plan),
+        mesh::moved(plan),
+        mesh::time(plan),
+        mesh::ranking(plan),
+        disk(plan),
+        warnings(plan),
+    ];
     sections.into_iter().filter(|section| !section.rows.is_empty()).collect()
 }
 
@@ -106,10 +118,12 @@ fn steps(plan: &Plan) -> Section {
         section.row("tokens in all", about(tokens));
     }
     let share = percent(steps.balance);
-    section.row(
-        "micro-batches of the busiest rank",
-        format!("{} ({share} balance)", grouped(steps.busiest_rank)),
-    );
+    let of = if plan.mesh.pp > 1 {
+        "most micro-batches of a pipeline"
+    } else {
+        "micro-batches of the busiest rank"
+    };
+    section.row(of, format!("{} ({share} balance)", grouped(steps.busiest_rank)));
     let per_token = number((work.linear_per_token + work.attention_per_token) / 1e9);
     section.row(
         "operations a token",
@@ -118,17 +132,22 @@ fn steps(plan: &Plan) -> Section {
     section.row("operations a step", format!("{} trillion", about(work.per_step / 1e12)));
     section
         .row("ΔW is written", format!("{} a step on the busiest rank", counted(work.delta_passes, "time")));
+    let computing = plan.ranks > 1 && plan.timing.link_is_assumed;
+    let without = if computing { ", messages not counted" } else { "" };
     if let Some(step) = work.step_seconds {
-        section.row("time a step", format!("{at_most}{}", seconds(step)));
+        section.row("time a step", format!("{at_most}{}{without}", seconds(step)));
     }
     if let Some(total) = work.total_seconds {
-        section.row("time in all", format!("{at_most}{}", seconds(total)));
+        section.row("time in all", format!("{at_most}{}{without}", seconds(total)));
     }
     section
 }
 
 fn memory(plan: &Plan) -> Section {
     let (mut section, memory) = (Section::new("Memory of a rank"), &plan.memory);
+    if plan.mesh.pp > 1 {
+        section.row("of the stage that needs most", format!("stage {}", grouped(memory.stage)));
+    }
     for part in &memory.held {
         section.row(part.name, bytes(part.bytes));
     }
@@ -142,24 +161,9 @@ fn memory(plan: &Plan) -> Section {
     if memory.allocator > 0 {
         section.row("freed but kept by the allocator", format!("about {}", bytes(memory.allocator)));
     }
-    let times = ranks_times(memory.ranks_on_host, memory.peak);
-    section.row("host", format!("{} ({times})", bytes(memory.host_peak)));
+    section.row("host", format!("{} ({})", bytes(memory.host_peak), memory.ranks_text()));
     if let Some(available) = memory.available {
         section.row("available on this host", bytes(available));
-    }
-    section
-}
-
-fn traffic(plan: &Plan) -> Section {
-    let mut section = Section::new("Messages a step");
-    for axis in &plan.traffic.axes {
-        section.row(axis.axis, counted(axis.ranks, "rank"));
-        section.row("  all-reduce of θ's gradient", bytes(axis.all_reduce));
-        section.row("  sent for it by a rank, on a ring", bytes(axis.all_reduce_sent));
-        section.row("  sent in small gathers", bytes(axis.gathers_sent));
-    }
-    if plan.traffic.axes.is_empty() {
-        section.row("none", "one rank");
     }
     section
 }

@@ -3,6 +3,7 @@
 use mesh::share;
 use serde::Serialize;
 
+use crate::count::product;
 use crate::facts::Facts;
 
 /// How long the run is and how a step is shared out. None where the number of rows or of epochs is not known.
@@ -28,11 +29,13 @@ pub struct Steps {
     pub is_upper_bound: bool,
     /// Tokens of the whole run.
     pub total_tokens: Option<f64>,
-    /// Micro-batches of the busiest rank: what a step waits for.
+    /// Pipelines that micro-batches are shared out over, R · S.
+    pub pipelines: u64,
+    /// M, micro-batches of the busiest pipeline (of the busiest rank, where there is one stage): what a step waits for.
     pub busiest_rank: u64,
     /// Ranks without a micro-batch.
     pub idle_ranks: u64,
-    /// Share of the ranks' time that micro-batches fill.
+    /// Share of the pipelines' time that micro-batches fill.
     pub balance: f64,
 }
 
@@ -54,9 +57,10 @@ impl Steps {
             (Some((epochs, rows)), _) => Some(epochs * rows as f64),
             (None, total) => total.map(|total| total as f64 * rows_of_step as f64),
         };
-        let ranks = facts.ranks.total.max(1);
-        // The trainer shares out in order, and the first rank gets the most.
-        let busiest_rank = share(micro_batches as usize, ranks as usize, 0).len() as u64;
+        let pipelines = (facts.ranks.mesh.data_parallel() as u64).max(1);
+        // The trainer shares out in order, and the first pipeline gets the most.
+        let busiest_rank = share(micro_batches as usize, pipelines as usize, 0).len() as u64;
+        let idle = pipelines.saturating_sub(micro_batches);
         Self {
             micro_batches_per_epoch: per_pass,
             per_epoch,
@@ -68,9 +72,10 @@ impl Steps {
             tokens: rows_of_step as f64 * mean,
             is_upper_bound,
             total_tokens: rows_in_all.map(|rows| rows * mean),
+            pipelines,
             busiest_rank,
-            idle_ranks: ranks.saturating_sub(micro_batches),
-            balance: micro_batches as f64 / (busiest_rank as f64 * ranks as f64),
+            idle_ranks: product([idle, facts.ranks.mesh.pp as u64]),
+            balance: micro_batches as f64 / (busiest_rank as f64 * pipelines as f64),
         }
     }
 }

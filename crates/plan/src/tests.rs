@@ -4,7 +4,9 @@
 
 mod any_numbers;
 mod by_hand;
+mod cheapest;
 mod measured;
+mod meshes;
 
 use mesh::Degrees;
 
@@ -41,6 +43,17 @@ fn model(sizes: Sizes, adapted: &[Role]) -> Model {
     model
 }
 
+/// H = 8, I = 6, 3 blocks, 2 heads on 1 of size 4, V = 10; rows of 5 tokens, 2 a micro-batch. A block adapts 192 numbers
+/// and has 144 more.
+fn tiny(dtype: Dtype, recompute: bool) -> Facts {
+    let mut facts = facts(model([8, 6, 3, 2, 1, 4, 10], ATTENTION));
+    facts.data =
+        Data { rows: Some(100), longest_tokens: Some(5), mean_tokens: Some(4.0), max_seq_length: 64 };
+    facts.training =
+        Training { dtype, recompute, d: 12, threads: 2, cross_entropy_chunk: 3, ..facts.training };
+    facts
+}
+
 /// The official defaults on one rank.
 fn facts(model: Model) -> Facts {
     Facts {
@@ -59,6 +72,7 @@ fn facts(model: Model) -> Facts {
             isometric: true,
             dropout: 0.05,
             recompute: false,
+            prefetch: true,
             cross_entropy_chunk: 1024,
             threads: 1,
             save_steps: 250,
@@ -71,12 +85,19 @@ fn facts(model: Model) -> Facts {
         ranks: ranks(1),
         host: Host::default(),
         speed: None,
+        link: Link::default(),
     }
 }
 
 fn ranks(count: usize) -> Ranks {
     let mesh = Degrees { dp_replicate: count, dp_shard: 1, pp: 1 };
     Ranks { total: count as u64, on_host: count as u64, mesh }
+}
+
+fn mesh(dp_replicate: usize, dp_shard: usize, pp: usize) -> Ranks {
+    let mesh = Degrees { dp_replicate, dp_shard, pp };
+    let total = (dp_replicate * dp_shard * pp) as u64;
+    Ranks { total, on_host: total, mesh }
 }
 
 fn plan(facts: &Facts) -> Plan {

@@ -69,6 +69,7 @@ pub(crate) fn counted(number: u64, thing: &str) -> String {
 pub(crate) fn seconds(value: f64) -> String {
     match value {
         v if !v.is_finite() || v >= 1e12 => "longer than anyone waits".to_owned(),
+        v if v < 0.1 => format!("{} ms", number(v * 1e3)),
         v if v < 10.0 => format!("{v:.2} s"),
         v if v < 60.0 => format!("{v:.1} s"),
         v if v < 3600.0 => format!("{} min {} s", v as u64 / 60, v as u64 % 60),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::error::advice;
-use crate::facts::Facts;
+use crate::facts::{Facts, PartitionKind};
 use crate::plan::Plan;
 use crate::text;
 
@@ -38,13 +38,16 @@ const SENSIBLE_GROUP: f64 = 8.0;
 const USUAL_BITS: u32 = 19;
 
 pub(crate) fn of(plan: &Plan, facts: &Facts) -> Vec<Warning> {
-    let checks: [fn(&Plan, &Facts) -> Option<Warning>; 10] = [
+    let checks: [fn(&Plan, &Facts) -> Option<Warning>; 13] = [
         partition_refused,
         memory_short,
         disk_short,
         small_groups,
         empty_groups,
         ranks_uneven,
+        pipeline_short,
+        signed_mesh,
+        cheaper_mesh,
         warmup_too_long,
         rows_too_long,
         sums_coarse,
@@ -104,8 +107,7 @@ fn memory_short(plan: &Plan, facts: &Facts) -> Option<Warning> {
     let memory = &plan.memory;
     let available = memory.available?;
     let (needed, has) = (text::bytes(memory.host_peak), text::bytes(available));
-    let times = text::ranks_times(memory.ranks_on_host, memory.peak);
-    let needs = format!("the run needs {needed} of memory on a host ({times})");
+    let needs = format!("the run needs {needed} of memory on a host ({})", memory.ranks_text());
     let (code, level, reason) = if memory.host_peak > available {
         ("memory", Level::Refusal, format!("{needs}, and {has} are available"))
     } else if memory.host_with_allocator() > available {
@@ -152,21 +154,84 @@ fn empty_groups(plan: &Plan, _: &Facts) -> Option<Warning> {
 }
 
 fn ranks_uneven(plan: &Plan, _: &Facts) -> Option<Warning> {
-    let (steps, ranks) = (&plan.steps, plan.ranks.max(1));
+    let (steps, pipelines) = (&plan.steps, plan.steps.pipelines);
     let batches = text::counted(steps.micro_batches, "micro-batch");
+    let who = match plan.mesh.pp {
+        1 => text::counted(pipelines, "rank"),
+        pp => format!("{} of {pp} ranks", text::counted(pipelines, "pipeline")),
+    };
     let suggestion = "make --accumulation-steps a multiple of the ranks (a smaller --micro-batch-size keeps the \
                       rows of a step), or start fewer ranks";
     if steps.idle_ranks > 0 {
         let idle = text::counted(steps.idle_ranks, "rank");
-        let reason = format!("a step has {batches} for {ranks} ranks: {idle} would be idle");
+        let reason = format!("a step has {batches} for {who}: {idle} would be idle");
         return remark("idle_ranks", Level::Warning, reason, suggestion);
     }
-    if !steps.micro_batches.is_multiple_of(ranks) {
+    if !steps.micro_batches.is_multiple_of(pipelines.max(1)) {
         let used = text::percent(steps.balance);
-        let reason = format!("a step has {batches} for {ranks} ranks: they would compute {used} of the time");
+        let reason = format!("a step has {batches} for {who}: they would compute {used} of the time");
         return remark("uneven_ranks", Level::Warning, reason, suggestion);
     }
     None
+}
+
+fn pipeline_short(plan: &Plan, _: &Facts) -> Option<Warning> {
+    let (stages, micro_batches) = (plan.mesh.pp as u64, plan.steps.busiest_rank);
+    if stages < 2 || micro_batches >= stages {
+        return None;
+    }
+    let (batches, of) = (text::counted(micro_batches, "micro-batch"), text::counted(stages, "stage"));
+    let waits = text::percent(plan.timing.bubble);
+    let reason =
+        format!("a pipeline has {batches} a step for {of}: its ranks would wait {waits} of the time");
+    let suggestion =
+        "raise --accumulation-steps (a smaller --micro-batch-size keeps the rows of a step), or lower --pp";
+    remark("short_pipeline", Level::Warning, reason, suggestion)
+}
+
+/// Groups by sign and size are made from all weights.
+fn signed_mesh(plan: &Plan, _: &Facts) -> Option<Warning> {
+    if plan.partition != PartitionKind::SignedMagnitude || (plan.mesh.dp_shard, plan.mesh.pp) == (1, 1) {
+        return None;
+    }
+    let reason =
+        "groups by sign and size are made from all weights, and a rank of this mesh has a part of them";
+    let suggestion = format!("give --dp-replicate {} --dp-shard 1 --pp 1", plan.ranks);
+    remark("signed_mesh", Level::Refusal, reason.to_owned(), suggestion)
+}
+
+/// A hundredth of a step or of the bytes is worth a word.
+fn cheaper_mesh(plan: &Plan, _: &Facts) -> Option<Warning> {
+    let (best, own) = (plan.meshes.first()?, plan.ranked()?);
+    if best.fits == Some(false) || best.degrees == own.degrees {
+        return None;
+    }
+    let faster = 1.0 - best.step_seconds / own.step_seconds;
+    let fewer = own.bytes_moved.saturating_sub(best.bytes_moved);
+    let mut gains = Vec::new();
+    if own.fits == Some(false) {
+        gains.push("would fit".to_owned());
+    }
+    if faster >= 0.01 {
+        gains.push(format!("would make a step {} shorter", text::percent(faster)));
+    }
+    if fewer > own.bytes_moved / 100 {
+        gains.push(format!("would move {} less a step", text::bytes(fewer)));
+    }
+    if gains.is_empty() {
+        return None;
+    }
+    let reason = format!("{} {}", best.flags(), gains.join(" and "));
+    let assumed = [
+        (plan.timing.speed_is_assumed, "speed (--tflops, --tokens-per-second)"),
+        (plan.timing.link_is_assumed, "links (--link-gbps, --link-ms)"),
+    ];
+    let assumed: Vec<&str> = assumed.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect();
+    let suggestion = match assumed.is_empty() {
+        true => "see the meshes above".to_owned(),
+        false => format!("see the meshes above; assumed: {}", assumed.join(" and ")),
+    };
+    remark("cheaper_mesh", Level::Note, reason, suggestion)
 }
 
 fn warmup_too_long(plan: &Plan, _: &Facts) -> Option<Warning> {

@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use crate::facts::{Facts, Speed};
+use crate::stage::Layout;
 use crate::steps::Steps;
+use crate::time::Timing;
 
 /// Floating-point operations by a formula, so that throughputs compare.
 ///
@@ -23,31 +25,20 @@ pub struct Work {
     pub per_step: f64,
     /// Passes that write ΔW in a step, on the busiest rank.
     pub delta_passes: u64,
-    /// Seconds a step by the given throughput, which waits for the busiest rank.
+    /// Seconds a step by the given throughput, which waits for the busiest rank; with messages ([`Timing`]) where
+    /// something is known of the links.
     pub step_seconds: Option<f64>,
     /// Seconds of all steps.
     pub total_seconds: Option<f64>,
 }
 
 impl Work {
-    pub(crate) fn new(facts: &Facts, steps: &Steps) -> Self {
-        let (model, training) = (&facts.model, &facts.training);
+    pub(crate) fn new(facts: &Facts, layout: &Layout<'_>, steps: &Steps, timing: &Timing) -> Self {
+        let training = &facts.training;
         let (mean, _) = facts.data.mean();
-        let scores = mean * model.query_width() as f64;
-        let (mut linear, mut attention) = (4.0 * model.vocab as f64 * model.hidden as f64, 0.0);
-        let first = model.first_adapted();
-        for (at, run) in model.blocks.iter().enumerate() {
-            let repeat = run.repeat as f64;
-            let of_weight = |adapted: bool| match (at < first, adapted) {
-                (true, _) => 2.0,
-                (false, false) => 4.0,
-                (false, true) => 6.0,
-            };
-            for weight in &run.linears {
-                linear += repeat * weight.weights() as f64 * of_weight(weight.adapted_weight);
-            }
-            attention += repeat * scores * if at < first { 2.0 } else { 6.0 };
-        }
+        let of_stages = layout.stages.iter().map(|stage| stage.operations(mean));
+        let (linear, attention) =
+            of_stages.reduce(|all, stage| (all.0 + stage.0, all.1 + stage.1)).unwrap_or((0.0, 0.0));
         let per_step = (linear + attention) * steps.tokens;
         // A buffer that holds this θ already is not written again.
         let delta_passes = match (training.dropout > 0.0, training.recompute) {
@@ -55,18 +46,22 @@ impl Work {
             (true, false) => steps.busiest_rank,
             (false, false) => 1,
         };
-        let step_seconds = facts.speed.and_then(|speed| match speed {
+        // Messages count where something is known of the links.
+        let messages = if timing.link_is_assumed { 0.0 } else { timing.communication() };
+        let computing = facts.speed.and_then(|speed| match speed {
             Speed::TokensPerSecond(rate) => seconds(steps.tokens, rate),
-            Speed::TeraflopsPerRank(rate) => {
-                let ranks = facts.ranks.total.max(1) as f64 * steps.balance;
-                seconds(per_step, rate * 1e12 * ranks)
-            }
+            Speed::TeraflopsPerRank(_) if timing.speed_is_assumed => None,
+            Speed::TeraflopsPerRank(_) => Some(timing.compute_seconds).filter(|seconds| seconds.is_finite()),
         });
-        let total_seconds = step_seconds.and_then(|step| match (facts.speed, steps.total_tokens) {
-            // Short last steps of an epoch cost less than full ones; tokens know.
-            (Some(Speed::TokensPerSecond(rate)), Some(tokens)) => seconds(tokens, rate),
-            _ => steps.total.map(|total| step * total as f64),
-        });
+        let step_seconds = computing.map(|seconds| seconds + messages).filter(|seconds| seconds.is_finite());
+        let total_seconds =
+            step_seconds.and_then(|step| match (facts.speed, steps.total_tokens, steps.total) {
+                // Short last steps of an epoch cost less than full ones; tokens know.
+                (Some(Speed::TokensPerSecond(rate)), Some(tokens), Some(total)) => {
+                    seconds(tokens, rate).map(|seconds| seconds + messages * total as f64)
+                }
+                (_, _, total) => total.map(|total| step * total as f64),
+            });
         Self {
             linear_per_token: linear,
             attention_per_token: attention,

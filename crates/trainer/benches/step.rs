@@ -8,11 +8,13 @@ use std::time::Instant;
 
 use adapter::{AdaptedSpace, Selection};
 use data::MicroBatch;
-use model::{BlockWeights, Decoder, DecoderWeights, LinearKind, ModelConfig, cross_entropy};
+use model::{BlockWeights, Decoder, DecoderWeights, LinearKind, ModelConfig, WholeHead, cross_entropy};
 use partition::{Scope, Stateless, count_parallel, scales};
 use projection::{Dropout, Executor, FixedPoint, Reducer, scale_theta};
 use tch::{Device, Kind, Tensor, no_grad};
-use trainer::{AdamW, AdamWOptions, Overlay, Pass, ScaledTheta, clip, executor, linear_modules};
+use trainer::{
+    AdamW, AdamWOptions, Overlay, Pass, Resident, ScaledTheta, Stage, Update, clip, executor, linear_modules,
+};
 
 const THREADS: usize = 2;
 const TOKENS: usize = 256;
@@ -37,11 +39,20 @@ fn main() {
     let mut gpart = GPart {
         pass: Pass {
             model: &model,
-            weights: &weights,
-            overlay: Overlay::new(&weights, &space, &partition, executor.as_ref(), Kind::Float, false),
+            stage: Stage::whole(weights.blocks.len(), 0),
+            overlay: Overlay::new(
+                &space,
+                0..weights.blocks.len(),
+                &partition,
+                executor.as_ref(),
+                Kind::Float,
+                false,
+            ),
             recompute: false,
             cross_entropy_chunk: 1024,
         },
+        weights: &weights,
+        resident: Resident::whole(&weights),
         executor: executor.as_ref(),
         reducer: Reducer::new(D, FixedPoint::new(*counts.iter().max().unwrap(), 1), THREADS).unwrap(),
         scales: scales(&counts, true, &Scope::Global),
@@ -99,6 +110,8 @@ fn print_table(variants: &[&str], times: &[Vec<f64>], adapted: u64) {
 /// A step's worth of GPart around a [`Pass`].
 struct GPart<'a> {
     pass: Pass<'a>,
+    weights: &'a DecoderWeights,
+    resident: Resident,
     executor: &'a dyn Executor,
     reducer: Reducer,
     scales: Vec<f32>,
@@ -115,7 +128,8 @@ impl GPart<'_> {
         let theta = ScaledTheta { values: &scaled, stamp: self.step };
         let dropout = Dropout::new(dropout, 42, self.step, 0).unwrap();
         let normaliser = batch.label_count() as f64;
-        self.pass.forward_backward(batch, theta, dropout, normaliser, &mut self.reducer).unwrap();
+        let (weights, update) = (&mut self.resident, Update { theta, dropout });
+        self.pass.forward_backward(weights, batch, update, normaliser, &mut self.reducer).unwrap();
         assert!(!self.reducer.finish_step(self.executor, &mut sums).unwrap(), "no overflow");
         self.reducer.fixed_point().finish(&sums, &self.scales, &mut grad).unwrap();
         clip(&mut grad, 1.0);
@@ -129,19 +143,19 @@ impl GPart<'_> {
     fn apply(&mut self) {
         self.step += 1;
         let theta = ScaledTheta { values: &self.theta, stamp: self.step };
-        for block in 0..self.pass.weights.blocks.len() {
-            self.pass.overlay.block(block, theta, None).unwrap();
+        for (block, weights) in self.weights.blocks.iter().enumerate() {
+            self.pass.overlay.block(block, weights.share(), theta, None).unwrap();
         }
     }
 
     /// Sums of all blocks' gradients, here the weights themselves.
     fn reduce(&mut self) {
-        for (block, weights) in self.pass.weights.blocks.iter().enumerate() {
+        for (block, weights) in self.weights.blocks.iter().enumerate() {
             let grads: Vec<Tensor> = LinearKind::ALL[..4]
                 .iter()
                 .map(|kind| weights.linear(*kind).weight.shallow_clone())
                 .collect();
-            self.pass.overlay.reduce(block, &grads, 1.0, None, &mut self.reducer).unwrap();
+            self.pass.overlay.reduce(block, grads, 1.0, None, &mut self.reducer).unwrap();
         }
         self.reducer.finish_step(self.executor, &mut vec![0; self.theta.len()]).unwrap();
     }
@@ -161,7 +175,8 @@ fn frozen(model: &Decoder, weights: &DecoderWeights, batch: &MicroBatch) {
     }
     let norm = |x: &Tensor| model.final_norm(&weights.norm, x);
     let normaliser = Some(batch.label_count() as f64);
-    let head = cross_entropy(&hidden, &norm, &weights.head, &batch.labels, 1024, normaliser);
+    let Ok(head) =
+        cross_entropy(&hidden, &norm, &mut WholeHead(&weights.head), &batch.labels, 1024, normaliser);
     let mut upstream = head.grad.unwrap();
     while let Some((input, output)) = tape.pop() {
         let root = (output * &upstream).sum(Kind::Float);

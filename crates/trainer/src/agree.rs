@@ -29,16 +29,21 @@ pub(crate) fn from_first(
     Ok(bytes)
 }
 
-/// Collective: names the first rank whose facts are not rank 0's. Each fact is a name and a value.
+/// Collective: names the ranks whose facts are not those of most ranks (of rank 0, where two are as many). Each fact is a
+/// name and a value.
 pub(crate) fn same_everywhere(comm: &dyn Communicator, facts: &[(&str, String)]) -> Result<(), TrainError> {
     let mine: Vec<&str> = facts.iter().map(|(_, value)| value.as_str()).collect();
     let all = comm.all_gather(mine.join("\n").as_bytes());
-    let Some(rank) = all.iter().position(|facts| *facts != all[0]) else { return Ok(()) };
-    let (first, odd) = (String::from_utf8_lossy(&all[0]), String::from_utf8_lossy(&all[rank]));
-    let differing = first.lines().zip(odd.lines()).position(|(a, b)| a != b);
+    let votes = |rank: usize| all.iter().filter(|facts| **facts == all[rank]).count();
+    // The first of equals: `max_by_key` takes the last.
+    let like = (0..all.len()).rev().max_by_key(|rank| votes(*rank)).unwrap_or(0);
+    let odd: Vec<usize> = (0..all.len()).filter(|rank| all[*rank] != all[like]).collect();
+    let Some(first_odd) = odd.first() else { return Ok(()) };
+    let (usual, odd_one) = (String::from_utf8_lossy(&all[like]), String::from_utf8_lossy(&all[*first_odd]));
+    let differing = usual.lines().zip(odd_one.lines()).position(|(a, b)| a != b);
     let what = differing.and_then(|at| facts.get(at)).map_or("start", |(name, _)| name);
-    let error = TrainError::StartedDifferently { rank, what: what.to_owned() };
-    agree(comm, Err(error))
+    let ranks = odd.iter().map(|rank| format!("rank {rank}")).collect::<Vec<_>>().join(", ");
+    agree(comm, Err(TrainError::StartedDifferently { ranks, like, what: what.to_owned() }))
 }
 
 /// Collective: every rank has the same θ after `step`, by its hash; an error names those that differ from rank 0.
@@ -136,7 +141,15 @@ mod tests {
         assert!(same_everywhere(&middle(&[["m\nd", "m\nd"]]), &facts).is_ok());
         let error = same_everywhere(&middle(&[["m\nd", "m\nx"], ["", ""]]), &facts);
         let error = error.expect_err("rank 2 has other data").to_string();
-        assert_eq!(error, "rank 2 was started differently from rank 0: its training data is another");
+        assert_eq!(error, "rank 2: not started like rank 0: training data differs");
+    }
+
+    #[test]
+    fn the_odd_rank_is_named_whichever_it_is() {
+        let script = vec![vec!["", "", ""], vec!["m", "x", "x"]];
+        let first = Scripted { rank: 0, answers: RefCell::new(script) };
+        let error = same_everywhere(&first, &[("model", "m".to_owned())]).expect_err("rank 0 is the odd one");
+        assert_eq!(error.to_string(), "rank 0: not started like rank 1: model differs");
     }
 
     #[test]

@@ -6,13 +6,14 @@ use checkpoint::State;
 use comm::Communicator;
 use config::TrainConfig;
 use data::{Dataset, MicroBatch, PaddingSide, StepRows, collate};
+use mesh::Coordinates;
 use projection::{Dropout, Executor, FixedPoint, Reducer, scale_theta};
 
 use crate::agree::agree;
 use crate::learning_rate::LearningRate;
 use crate::optimizer::{AdamW, clip};
 use crate::overlay::ScaledTheta;
-use crate::pass::Pass;
+use crate::pipeline::{Pipeline, Training, Work};
 use crate::{StepMetrics, TrainError, fingerprint};
 
 /// θ and what moves it: the state that every rank holds in full, the same bits everywhere.
@@ -27,13 +28,19 @@ pub(crate) struct Engine<'a> {
     scaled: Vec<f32>,
     sums: Vec<i64>,
     grad: Vec<f32>,
+    /// What this rank was to move in the last step, by the plan.
+    pub planned: plan::Moved,
 }
 
 /// What an engine is made of.
 pub(crate) struct Parts<'a> {
     pub comm: &'a dyn Communicator,
+    /// Carries the sums of θ's gradient.
+    pub data: &'a dyn Communicator,
     pub config: &'a TrainConfig,
-    pub pass: Pass<'a>,
+    pub pipeline: Pipeline<'a>,
+    /// What this rank moves, by the plan's formulas.
+    pub rank_traffic: plan::RankTraffic,
     pub executor: &'a dyn Executor,
     pub fixed: FixedPoint,
     /// s, length d.
@@ -59,6 +66,7 @@ impl<'a> Engine<'a> {
             // The last place carries the overflow flag, so that it travels with the reduction.
             sums: vec![0; d + 1],
             grad: vec![0.0; d],
+            planned: plan::Moved::default(),
         })
     }
 
@@ -88,7 +96,7 @@ impl<'a> Engine<'a> {
         }
         let computed = self.micro_batches(&batches, labels as f64);
         let losses = agree(self.parts.comm, computed)?;
-        let loss = self.total_loss(&losses, batches.len())? / labels as f64;
+        let loss = self.total_loss(&losses)? / labels as f64;
         self.reduce_gradient()?;
         let grad_norm = clip(&mut self.grad, self.parts.config.max_grad_norm);
         let learning_rate = self.parts.learning_rate.at(self.step);
@@ -128,65 +136,81 @@ impl<'a> Engine<'a> {
         agree(self.parts.comm, verdict)
     }
 
-    /// Loss sum and predicted tokens of each batch of this rank's share, one after the other.
+    /// Loss sum and predicted tokens of each batch of this rank's share, one after the other; nothing where it has no
+    /// head.
     fn held_out_share(&mut self, dataset: &Dataset) -> Result<Vec<f64>, TrainError> {
         scale_theta(&self.theta, &self.parts.scales, &mut self.scaled)?;
         let rows: Vec<u32> = (0..dataset.len() as u32).collect();
         let batches: Vec<&[u32]> = rows.chunks(self.parts.config.eval_batch_size).collect();
-        let mine = mesh::share(batches.len(), self.parts.comm.size(), self.parts.comm.rank());
-        let mut results = Vec::with_capacity(mine.len() * 2);
-        for rows in &batches[mine] {
-            let batch = self.collate(dataset, rows);
-            let theta = ScaledTheta { values: &self.scaled, stamp: self.step };
-            let (loss, tokens) = self.parts.pass.loss(&batch, theta)?;
-            results.extend([loss, tokens as f64]);
-        }
-        Ok(results)
+        let (mine, rounds) = self.share(batches.len());
+        let batches: Vec<MicroBatch> = batches[mine].iter().map(|rows| self.collate(dataset, rows)).collect();
+        let work = Work { batches: &batches, rounds, theta: scaled(&self.scaled, self.step) };
+        let results = stranding(self.parts.pipeline.evaluate(&work), self.parts.comm)?;
+        Ok(results.into_iter().flat_map(|(loss, tokens)| [loss, tokens as f64]).collect())
     }
 
-    /// The greedy continuation of a prompt, as token ids.
+    /// Collective. The greedy continuation of a prompt (token ids, not empty), made by the first pipeline: the
+    /// likeliest token at each place, ties to the smaller id, as transformers' greedy search. The whole row is computed
+    /// again for every token.
     pub(crate) fn sample(
         &mut self,
         prompt: &[u32],
         options: &eval::GreedyOptions,
     ) -> Result<Vec<u32>, TrainError> {
         scale_theta(&self.theta, &self.parts.scales, &mut self.scaled)?;
-        let theta = ScaledTheta { values: &self.scaled, stamp: self.step };
-        let weights = self.parts.pass.overlay.model(theta)?;
-        Ok(eval::greedy(self.parts.pass.model, &weights, prompt, options))
+        let mesh = self.parts.pipeline.mesh;
+        // The head is on the last stage.
+        let speaker = mesh.rank_at(Coordinates { replicate: 0, shard: 0, stage: mesh.degrees().pp - 1 });
+        let (mine, rounds) = self.share(1);
+        let mut row = prompt.to_vec();
+        while row.len() < prompt.len() + options.max_new_tokens {
+            let batch = (!mine.is_empty()).then(|| one_row(&row));
+            let work = Work { batches: batch.as_slice(), rounds, theta: scaled(&self.scaled, self.step) };
+            let token = stranding(self.parts.pipeline.next_token(&work), self.parts.comm)?;
+            let mut bytes = token.unwrap_or(0).to_le_bytes().to_vec();
+            self.parts.comm.broadcast(speaker, &mut bytes);
+            let token = u32::from_le_bytes(std::array::from_fn(|i| bytes[i]));
+            row.push(token);
+            if options.stop_ids.contains(&token) {
+                break;
+            }
+        }
+        Ok(row.split_off(prompt.len()))
+    }
+
+    /// Which of so many batches are this rank's, and how often its shard group goes through the model for all of them.
+    fn share(&self, batches: usize) -> (std::ops::Range<usize>, usize) {
+        let Pipeline { mesh, rank, .. } = self.parts.pipeline;
+        (mesh.micro_batches_of(mesh.pipeline_of(rank), batches), mesh.rounds_of(rank, batches))
     }
 
     fn collate(&self, dataset: &Dataset, rows: &[u32]) -> MicroBatch {
         collate(dataset, rows, self.parts.pad_id, PaddingSide::Right)
     }
 
-    /// Runs this rank's share of the step's micro-batches. Returns their loss sums.
+    /// Runs this rank's share of the step's micro-batches. Returns their loss sums on the last stage.
     fn micro_batches(&mut self, batches: &[MicroBatch], normaliser: f64) -> Result<Vec<f64>, TrainError> {
         scale_theta(&self.theta, &self.parts.scales, &mut self.scaled)?;
-        let mine = mesh::share(batches.len(), self.parts.comm.size(), self.parts.comm.rank());
-        let mut losses = Vec::with_capacity(mine.len());
-        for index in mine {
-            let dropout =
-                Dropout::new(self.parts.config.dropout, self.parts.config.seed, self.step, index as u64)?;
-            let theta = ScaledTheta { values: &self.scaled, stamp: self.step };
-            let pass = &mut self.parts.pass;
-            let loss =
-                pass.forward_backward(&batches[index], theta, dropout, normaliser, &mut self.reducer)?;
-            losses.push(loss);
-        }
-        Ok(losses)
+        let (mine, rounds) = self.share(batches.len());
+        let config = self.parts.config;
+        let mask = |index| Dropout::new(config.dropout, config.seed, self.step, index as u64);
+        let shapes: Vec<(u64, u64)> =
+            batches[mine.clone()].iter().map(|batch| (batch.rows as u64, batch.len as u64)).collect();
+        self.planned = self.parts.rank_traffic.step(&shapes, rounds as u64);
+        let dropout = mine.clone().map(mask).collect::<Result<Vec<_>, _>>()?;
+        let work = Work { batches: &batches[mine], rounds, theta: scaled(&self.scaled, self.step) };
+        let training = Training { dropout: &dropout, normaliser, reducer: &mut self.reducer };
+        stranding(self.parts.pipeline.train(&work, training), self.parts.comm)
     }
 
-    /// Collective. Adds the micro-batches' loss sums in their order, whoever computed them.
-    fn total_loss(&self, losses: &[f64], micro_batches: usize) -> Result<f64, TrainError> {
+    /// Collective. Adds the micro-batches' loss sums in their order, whoever computed them: gathered by rank, the last
+    /// stage's are in the order of micro-batches.
+    fn total_loss(&self, losses: &[f64]) -> Result<f64, TrainError> {
         let all = gather_f64(self.parts.comm, losses);
-        let bad = all.iter().flatten().position(|loss| !loss.is_finite());
-        if let Some(micro_batch) = bad {
-            let shares = (0..self.parts.comm.size())
-                .map(|rank| mesh::share(micro_batches, self.parts.comm.size(), rank));
-            let rank =
-                shares.enumerate().find(|(_, share)| share.contains(&micro_batch)).map_or(0, |(r, _)| r);
-            let loss = all.iter().flatten().nth(micro_batch).copied().unwrap_or(f64::NAN);
+        let of_rank = |(rank, losses): (usize, &Vec<f64>)| losses.iter().map(|loss| (rank, *loss)).collect();
+        let by_rank = all.iter().enumerate().flat_map(|entry| -> Vec<(usize, f64)> { of_rank(entry) });
+        let bad = by_rank.enumerate().find(|(_, (_, loss))| !loss.is_finite());
+        if let Some((micro_batch, (rank, loss))) = bad {
             let error = TrainError::NonFiniteLoss { step: self.step + 1, micro_batch, loss, rank };
             return agree(self.parts.comm, Err(error));
         }
@@ -198,7 +222,7 @@ impl<'a> Engine<'a> {
         let d = self.theta.len();
         let overflow = self.reducer.finish_step(self.parts.executor, &mut self.sums[..d])?;
         self.sums[d] = i64::from(overflow);
-        self.parts.comm.all_reduce_sum(&mut self.sums);
+        self.parts.data.all_reduce_sum(&mut self.sums);
         if self.sums[d] != 0 {
             let flags = self.parts.comm.all_gather(&[u8::from(overflow)]);
             let ranks =
@@ -214,8 +238,30 @@ impl<'a> Engine<'a> {
     }
 }
 
+fn scaled(values: &[f32], stamp: u64) -> ScaledTheta<'_> {
+    ScaledTheta { values, stamp }
+}
+
+fn one_row(ids: &[u32]) -> MicroBatch {
+    MicroBatch {
+        rows: 1,
+        len: ids.len(),
+        input_ids: ids.iter().map(|id| i64::from(*id)).collect(),
+        attention_mask: vec![1; ids.len()],
+        labels: Vec::new(),
+    }
+}
+
+/// Marks an error of work that peers wait for in the middle of.
+fn stranding<T>(result: Result<T, TrainError>, comm: &dyn Communicator) -> Result<T, TrainError> {
+    match comm.size() {
+        1 => result,
+        _ => result.map_err(|error| TrainError::Stranding(Box::new(error))),
+    }
+}
+
 /// Collective: every rank's numbers, by rank.
-fn gather_f64(comm: &dyn Communicator, values: &[f64]) -> Vec<Vec<f64>> {
+pub(crate) fn gather_f64(comm: &dyn Communicator, values: &[f64]) -> Vec<Vec<f64>> {
     let all = comm.all_gather(bytemuck::cast_slice(values));
     let number = |bytes: &[u8]| f64::from_le_bytes(std::array::from_fn(|i| bytes[i]));
     all.iter().map(|bytes| bytes.chunks_exact(8).map(number).collect()).collect()

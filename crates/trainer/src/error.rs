@@ -48,6 +48,30 @@ pub enum TrainError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Projection(#[from] projection::ProjectionError),
+    /// More pipeline stages than blocks.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Stages(#[from] mesh::StageError),
+    /// No memory for a rank's weights.
+    #[error("there is no memory for the model's weights ({what})")]
+    #[diagnostic(
+        code(run::no_memory_for_weights),
+        help("`gpart-dist plan` with the same settings shows what a rank needs, part by part")
+    )]
+    NoMemoryForWeights {
+        /// Which part of them.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A tensor that could not be turned into a message.
+    #[error("an activation could not be sent: {0}")]
+    #[diagnostic(code(run::message))]
+    Message(String),
+    /// A rank failed where its peers wait for it.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Stranding(Box<TrainError>),
     /// A model's or dataset's name that did not become files.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -235,14 +259,16 @@ pub enum TrainError {
         ranks: String,
     },
     /// Ranks were started with different settings, models or data.
-    #[error("rank {rank} was started differently from rank 0: its {what} is another")]
+    #[error("{ranks}: not started like rank {like}: {what} differs")]
     #[diagnostic(
         code(input::ranks_started_differently),
         help("give every rank the same command, the same version of gpart-dist and the same files")
     )]
     StartedDifferently {
-        /// The odd rank.
-        rank: usize,
+        /// The odd ones.
+        ranks: String,
+        /// The first of those that are alike.
+        like: usize,
         /// What differs.
         what: String,
     },

@@ -56,6 +56,12 @@ pub struct StartInfo {
     pub micro_batch_size: usize,
     /// Ranks, and what joins them.
     pub ranks: usize,
+    /// How they are laid out.
+    pub mesh: mesh::Degrees,
+    /// The flags of the cheapest mesh that fits, by the plan, where that is another one.
+    pub cheapest_mesh: Option<String>,
+    /// Blocks of each pipeline stage.
+    pub stages: Vec<std::ops::Range<usize>>,
     /// Name of what joins them.
     pub backend: String,
     /// Threads a rank.

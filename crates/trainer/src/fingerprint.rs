@@ -23,12 +23,14 @@ pub(crate) fn model(files: &CheckpointFiles, config_json: &Path) -> String {
         let bytes = files.bytes(entry);
         if whole || bytes.len() <= PIECES * PIECE_BYTES {
             hasher.update(bytes);
-            continue;
+        } else {
+            for piece in 0..PIECES {
+                let start = (bytes.len() - PIECE_BYTES) / (PIECES - 1) * piece;
+                hasher.update(&bytes[start..start + PIECE_BYTES]);
+            }
         }
-        for piece in 0..PIECES {
-            let start = (bytes.len() - PIECE_BYTES) / (PIECES - 1) * piece;
-            hasher.update(&bytes[start..start + PIECE_BYTES]);
-        }
+        // The system maps far more than was looked at.
+        files.release(name);
     }
     hasher.finalize().to_hex()[..32].to_owned()
 }

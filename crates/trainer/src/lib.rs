@@ -18,11 +18,14 @@ mod optimizer;
 mod output;
 mod overlay;
 mod pass;
+mod pipeline;
 mod planning;
 mod run;
 mod samples;
 mod start;
 mod tensorboard;
+mod traffic;
+mod weights;
 
 /// The libtorch that this was built against.
 pub const LIBTORCH_VERSION: &str = env!("GPART_LIBTORCH_VERSION");
@@ -36,11 +39,12 @@ pub use method::{Sources, adapted_space, adapter_config, partition, settings_of}
 pub use openmp::executor;
 pub use optimizer::{AdamW, AdamWOptions, clip, l2_norm};
 pub use overlay::{AdaptedBlock, Overlay, ScaledTheta};
-pub use pass::Pass;
+pub use pass::{Pass, Update};
 pub use planning::{model_facts, training_facts};
 pub use run::{Surroundings, earlier_settings, run};
 pub use samples::first_rows;
 pub use start::degrees;
+pub use weights::{FrozenWeights, Resident, Stage};
 
 /// blake3 (hex) of θ's little-endian f32 bytes, as in `metrics.jsonl`.
 pub fn theta_hash(theta: &[f32]) -> String {

@@ -3,6 +3,8 @@
 //! In f32 the sum W + ΔW replaces the weight: one matrix product. In half precision the sum would round ΔW away, so
 //! ΔW is kept apart and multiplied on its own ([`model::Linear`]).
 
+use std::ops::Range;
+
 use adapter::AdaptedSpace;
 use model::{BlockWeights, DecoderWeights, LinearKind};
 use projection::{Dropout, Executor, GradSlice, Map, Reducer, WeightSlice};
@@ -51,25 +53,40 @@ impl AdaptedTensor {
     }
 }
 
-/// What the overlay writes for one adapted tensor.
+/// Buffers of a block, and what is in them.
+#[derive(Debug, Default)]
+struct Slot {
+    content: Option<Content>,
+    buffers: Vec<Buffer>,
+}
+
+/// What the overlay writes for one adapted tensor, in the compute dtype.
 #[derive(Debug)]
 struct Buffer {
-    /// f32: W + ΔW where the model computes in f32, ΔW otherwise.
+    /// W + ΔW where the model computes in f32, ΔW otherwise.
     values: Tensor,
 }
 
-/// Which θ a buffer holds: a stamp of θ, and whether a dropout mask went in.
-type Content = Option<u64>;
+/// What buffers hold: which θ, by its stamp, under which mask, and of which block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Content {
+    block: usize,
+    stamp: u64,
+    dropout: Option<Dropout>,
+}
 
-/// The adapted weights of a model and where they are made.
+/// The adapted weights of a stage's blocks and where they are made.
 pub struct Overlay<'a> {
-    weights: &'a DecoderWeights,
     partition: &'a dyn partition::Assignment,
     executor: &'a dyn Executor,
     kind: Kind,
+    /// The first block of the stage.
+    first_block: usize,
     by_block: Vec<Vec<AdaptedTensor>>,
     /// One set of buffers a block, or a single one that all blocks take turns with.
-    slots: Vec<(Content, Vec<Buffer>)>,
+    slots: Vec<Slot>,
+    /// In half precision: ΔW of one tensor in f32, before it is rounded.
+    wide: Option<Tensor>,
 }
 
 /// θ as the map reads it: s·θ, with a stamp that changes whenever θ does.
@@ -90,78 +107,81 @@ pub struct AdaptedBlock {
 }
 
 impl<'a> Overlay<'a> {
-    /// Lays `space` (whose candidates are all linear maps of the model, seven a block) over `weights`. With
+    /// Lays `space` (whose candidates are all linear maps of the model, seven a block) over the blocks `blocks`. With
     /// `shared`, all blocks use one set of buffers: right when no graph outlives its block, as in recompute.
     pub fn new(
-        weights: &'a DecoderWeights,
         space: &AdaptedSpace,
+        blocks: Range<usize>,
         partition: &'a dyn partition::Assignment,
         executor: &'a dyn Executor,
         kind: Kind,
         shared: bool,
     ) -> Self {
-        let mut by_block: Vec<Vec<AdaptedTensor>> = weights.blocks.iter().map(|_| Vec::new()).collect();
+        let mut by_block: Vec<Vec<AdaptedTensor>> = blocks.clone().map(|_| Vec::new()).collect();
         for module in space.modules() {
             let (block, linear) = (
                 module.candidate / LinearKind::ALL.len(),
                 LinearKind::ALL[module.candidate % LinearKind::ALL.len()],
             );
+            if !blocks.contains(&block) {
+                continue;
+            }
             let tensor = |part, first_index, numel: u64| AdaptedTensor {
                 kind: linear,
                 part,
                 first_index,
                 numel: numel as usize,
             };
-            by_block[block].push(tensor(Part::Weight, module.offset, module.weight_numel()));
+            let tensors = &mut by_block[block - blocks.start];
+            tensors.push(tensor(Part::Weight, module.offset, module.weight_numel()));
             if module.bias {
                 let first_index = module.offset + module.weight_numel();
-                by_block[block].push(tensor(Part::Bias, first_index, module.bias_numel()));
+                tensors.push(tensor(Part::Bias, first_index, module.bias_numel()));
             }
         }
         // Blocks of one model have the same shapes, but not always the same adapted modules.
         let shared = shared && by_block.iter().all(|tensors| places(tensors) == places(&by_block[0]));
-        let slots = (0..if shared { 1 } else { by_block.len() }).map(|_| (None, Vec::new())).collect();
-        Self { weights, partition, executor, kind, by_block, slots }
+        let slots = (0..if shared { 1 } else { by_block.len() }).map(|_| Slot::default()).collect();
+        Self { partition, executor, kind, first_block: blocks.start, by_block, slots, wide: None }
     }
 
-    /// The first block that has adapted weights: below it no gradient is needed.
-    pub fn first_adapted_block(&self) -> usize {
-        self.by_block.iter().position(|linears| !linears.is_empty()).unwrap_or(self.by_block.len())
-    }
-
-    /// The block's weights with ΔW of `theta` in place. The buffers behind the leaves are overwritten by the next
-    /// call for the same slot: a graph over them must have run backward by then.
+    /// Lays ΔW of `theta` over a block's frozen weights. The buffers behind the leaves are overwritten by the next
+    /// call for the same slot: a graph over them must have run backward by then, or be preceded by [`Self::restore`].
     pub fn block(
         &mut self,
         block: usize,
+        mut weights: BlockWeights,
         theta: ScaledTheta<'_>,
         dropout: Option<Dropout>,
     ) -> Result<AdaptedBlock, TrainError> {
-        let slot = if self.slots.len() == 1 { 0 } else { block };
-        self.fill(block, slot, theta, dropout)?;
-        let mut weights = self.weights.blocks[block].share();
-        let mut leaves = Vec::with_capacity(self.by_block[block].len());
-        for (tensor, buffer) in self.by_block[block].iter().zip(&self.slots[slot].1) {
-            let leaf = match self.kind {
-                Kind::Float => buffer.values.detach(),
-                kind => buffer.values.to_kind(kind),
-            };
-            let leaf = leaf.set_requires_grad(true);
+        self.restore(block, &weights, theta, dropout)?;
+        let (tensors, slot) = (&self.by_block[block - self.first_block], self.slot_of(block));
+        let mut leaves = Vec::with_capacity(tensors.len());
+        for (tensor, buffer) in tensors.iter().zip(&self.slots[slot].buffers) {
+            let leaf = buffer.values.detach().set_requires_grad(true);
             tensor.place(&mut weights, self.kind == Kind::Float, &leaf);
             leaves.push(leaf);
         }
         Ok(AdaptedBlock { weights, leaves })
     }
 
-    /// The whole model with ΔW of `theta` in place, for generation.
-    pub fn model(&mut self, theta: ScaledTheta<'_>) -> Result<DecoderWeights, TrainError> {
+    fn slot_of(&self, block: usize) -> usize {
+        if self.slots.len() == 1 { 0 } else { block - self.first_block }
+    }
+
+    /// The whole model `weights` with ΔW of `theta` in place, for generation.
+    pub fn model(
+        &mut self,
+        weights: &DecoderWeights,
+        theta: ScaledTheta<'_>,
+    ) -> Result<DecoderWeights, TrainError> {
         let shared = self.slots.len() == 1 && self.by_block.len() > 1;
         let mut blocks = Vec::with_capacity(self.by_block.len());
         for block in 0..self.by_block.len() {
-            let mut weights = self.block(block, theta, None)?.weights;
+            let mut adapted = self.block(block, weights.blocks[block].share(), theta, None)?.weights;
             let merged = self.kind == Kind::Float;
             for tensor in &self.by_block[block] {
-                let linear = weights.linear_mut(tensor.kind);
+                let linear = adapted.linear_mut(tensor.kind);
                 let made = match (tensor.part, merged) {
                     (Part::Weight, true) => Some(&mut linear.weight),
                     (Part::Weight, false) => linear.delta.as_mut(),
@@ -170,16 +190,16 @@ impl<'a> Overlay<'a> {
                 };
                 if let Some(made) = made {
                     let detached = made.detach();
-                    *made = if shared && merged { detached.copy() } else { detached };
+                    *made = if shared { detached.copy() } else { detached };
                 }
             }
-            blocks.push(weights);
+            blocks.push(adapted);
         }
         Ok(DecoderWeights {
-            embedding: self.weights.embedding.shallow_clone(),
+            embedding: weights.embedding.shallow_clone(),
             blocks,
-            norm: self.weights.norm.shallow_clone(),
-            head: self.weights.head.shallow_clone(),
+            norm: weights.norm.shallow_clone(),
+            head: weights.head.shallow_clone(),
         })
     }
 
@@ -188,63 +208,73 @@ impl<'a> Overlay<'a> {
     pub fn reduce(
         &self,
         block: usize,
-        grads: &[Tensor],
+        grads: Vec<Tensor>,
         lift: f64,
         dropout: Option<Dropout>,
         reducer: &mut Reducer,
     ) -> Result<(), TrainError> {
-        let widen = |grad: &Tensor| {
+        // One tensor after the other, so that one alone is ever there in f32 besides.
+        for (tensor, grad) in self.by_block[block - self.first_block].iter().zip(grads) {
             let wide = grad.to_kind(Kind::Float).contiguous();
-            if lift == 1.0 { wide } else { wide / lift }
-        };
-        let wide: Vec<Tensor> = grads.iter().map(widen).collect();
-        for (part, dropout) in [(Part::Weight, dropout), (Part::Bias, None)] {
-            let slices: Vec<GradSlice<'_>> = self.by_block[block]
-                .iter()
-                .zip(&wide)
-                .filter(|(tensor, _)| tensor.part == part)
-                .map(|(tensor, grad)| GradSlice {
-                    first_index: tensor.first_index,
-                    grad: f32_slice(grad, tensor.numel),
-                })
-                .collect();
-            if !slices.is_empty() {
-                reducer.add(&Map::new(self.partition, dropout), self.executor, &slices)?;
-            }
+            drop(grad);
+            let wide = if lift == 1.0 { wide } else { wide / lift };
+            let dropout = if tensor.part == Part::Weight { dropout } else { None };
+            let slice = GradSlice { first_index: tensor.first_index, grad: f32_slice(&wide, tensor.numel) };
+            reducer.add(&Map::new(self.partition, dropout), self.executor, &[slice])?;
         }
         Ok(())
     }
 
+    /// Makes the block's buffers hold ΔW of `theta` under this mask (over `frozen`, in f32), unless they do. Before a
+    /// graph runs backward whose buffers another micro-batch may have used since: it reads them where they are.
+    pub fn restore(
+        &mut self,
+        block: usize,
+        frozen: &BlockWeights,
+        theta: ScaledTheta<'_>,
+        dropout: Option<Dropout>,
+    ) -> Result<(), TrainError> {
+        let slot = self.slot_of(block);
+        let tensors = &self.by_block[block - self.first_block];
+        let Slot { content, buffers } = &mut self.slots[slot];
+        let wanted = Content { block, stamp: theta.stamp, dropout };
+        if *content == Some(wanted) {
+            return Ok(());
+        }
+        if buffers.is_empty() {
+            buffers.extend(tensors.iter().map(|tensor| {
+                let shape = tensor.base(frozen).size();
+                Buffer { values: Tensor::zeros(shape, (self.kind, tch::Device::Cpu)) }
+            }));
+        }
+        *content = None;
+        if self.kind == Kind::Float {
+            self.fill(block, slot, frozen, theta, dropout)?;
+        } else {
+            self.fill_rounded(block, slot, theta, dropout)?;
+        }
+        self.slots[slot].content = Some(wanted);
+        Ok(())
+    }
+
+    /// W + ΔW in f32, all tensors of the block at once.
     fn fill(
         &mut self,
         block: usize,
         slot: usize,
+        frozen: &BlockWeights,
         theta: ScaledTheta<'_>,
         dropout: Option<Dropout>,
     ) -> Result<(), TrainError> {
-        let shared = self.slots.len() == 1 && self.by_block.len() > 1;
-        let (content, buffers) = &mut self.slots[slot];
-        let wanted = (dropout.is_none() && !shared).then_some(theta.stamp);
-        if wanted.is_some() && *content == wanted {
-            return Ok(());
-        }
-        let frozen = &self.weights.blocks[block];
-        if buffers.is_empty() {
-            buffers.extend(self.by_block[block].iter().map(|tensor| {
-                let shape = tensor.base(frozen).size();
-                Buffer { values: Tensor::zeros(shape, (Kind::Float, tch::Device::Cpu)) }
-            }));
-        }
-        *content = None;
-        let merged = self.kind == Kind::Float;
+        let tensors = &self.by_block[block - self.first_block];
         for (part, dropout) in [(Part::Weight, dropout), (Part::Bias, None)] {
-            let mut slices: Vec<WeightSlice<'_>> = self.by_block[block]
+            let mut slices: Vec<WeightSlice<'_>> = tensors
                 .iter()
-                .zip(buffers.iter_mut())
+                .zip(self.slots[slot].buffers.iter_mut())
                 .filter(|(tensor, _)| tensor.part == part)
                 .map(|(tensor, buffer)| WeightSlice {
                     first_index: tensor.first_index,
-                    base: merged.then(|| f32_slice(tensor.base(frozen), tensor.numel)),
+                    base: Some(f32_slice(tensor.base(frozen), tensor.numel)),
                     out: f32_slice_mut(&mut buffer.values, tensor.numel),
                 })
                 .collect();
@@ -253,7 +283,33 @@ impl<'a> Overlay<'a> {
                 map.apply_parallel(self.executor, theta.values, &mut slices)?;
             }
         }
-        self.slots[slot].0 = wanted;
+        Ok(())
+    }
+
+    /// ΔW rounded to half precision, one tensor after the other: one alone is ever there in f32.
+    fn fill_rounded(
+        &mut self,
+        block: usize,
+        slot: usize,
+        theta: ScaledTheta<'_>,
+        dropout: Option<Dropout>,
+    ) -> Result<(), TrainError> {
+        let tensors = &self.by_block[block - self.first_block];
+        let widest = self.by_block.iter().flatten().map(|tensor| tensor.numel).max().unwrap_or(0);
+        let wide =
+            self.wide.get_or_insert_with(|| Tensor::zeros([widest as i64], (Kind::Float, tch::Device::Cpu)));
+        for (tensor, buffer) in tensors.iter().zip(self.slots[slot].buffers.iter_mut()) {
+            let dropout = if tensor.part == Part::Weight { dropout } else { None };
+            let mut own = wide.narrow(0, 0, tensor.numel as i64);
+            let out = f32_slice_mut(&mut own, tensor.numel);
+            let mut slices = [WeightSlice { first_index: tensor.first_index, base: None, out }];
+            let map = Map::new(self.partition, dropout);
+            map.apply_parallel(self.executor, theta.values, &mut slices)?;
+            let rounded = own.to_kind(self.kind);
+            // Not by libtorch's own copy: graphs of other micro-batches refer to this memory, and what they need will be
+            // there again before they run (`restore`), but libtorch would count the write as a change under them.
+            rounded.copy_data_u8(half_bytes_mut(&mut buffer.values, tensor.numel), tensor.numel);
+        }
         Ok(())
     }
 }
@@ -276,6 +332,20 @@ fn f32_slice_mut(tensor: &mut Tensor, numel: usize) -> &mut [f32] {
     check_layout(tensor, numel);
     // SAFETY: as in `f32_slice`; leaves that share the storage are not read until the next graph is built.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), numel) }
+}
+
+/// The bytes of a contiguous half-precision CPU tensor that only the caller holds, to be written likewise.
+fn half_bytes_mut(tensor: &mut Tensor, numel: usize) -> &mut [u8] {
+    assert!(
+        matches!(tensor.kind(), Kind::BFloat16 | Kind::Half)
+            && tensor.device() == tch::Device::Cpu
+            && tensor.is_contiguous()
+            && tensor.numel() == numel,
+        "a rounded update is a contiguous CPU tensor of {numel} elements of 16 bits"
+    );
+    // SAFETY: the tensor is contiguous, on the CPU, of `numel` elements of two bytes (checked above), and lives as long
+    // as the borrow; leaves that share the storage are not read meanwhile.
+    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), numel * 2) }
 }
 
 fn check_layout(tensor: &Tensor, numel: usize) {

@@ -1,29 +1,45 @@
-//! Forward and backward of one micro-batch, block by block.
+//! Forward and backward of one micro-batch through the blocks of a stage, block by block.
 //!
 //! Every block's input and adapted weights are detached leaves, so each block has a small graph of its own. Backward
 //! runs from the last block to the first; the gradients of a block's weights become sums over θ's groups and are
 //! dropped before the next block's are made.
 
 use data::MicroBatch;
-use model::{Decoder, DecoderWeights, SequenceContext, cross_entropy};
+use model::{CrossEntropy, Decoder, SequenceContext, cross_entropy, likeliest};
 use projection::{Dropout, Reducer};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::TrainError;
 use crate::overlay::{AdaptedBlock, Overlay, ScaledTheta};
+use crate::weights::{FrozenWeights, Stage};
 
-/// A model ready to run on micro-batches.
+/// A stage of a model ready to run on micro-batches.
 pub struct Pass<'a> {
     /// The computation.
     pub model: &'a Decoder,
-    /// The frozen weights.
-    pub weights: &'a DecoderWeights,
-    /// ΔW over them.
+    /// Which part of the model.
+    pub stage: Stage,
+    /// ΔW over its frozen weights.
     pub overlay: Overlay<'a>,
     /// Keep only block inputs in forward and run each block again in backward.
     pub recompute: bool,
     /// Tokens whose logits are alive at once; 0 for all.
     pub cross_entropy_chunk: usize,
+}
+
+/// ΔW of a micro-batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Update<'a> {
+    /// s·θ.
+    pub theta: ScaledTheta<'a>,
+    /// The micro-batch's mask on ΔW.
+    pub dropout: Option<Dropout>,
+}
+
+/// What backward needs of a micro-batch.
+pub struct Tape {
+    context: SequenceContext,
+    blocks: Vec<Taped>,
 }
 
 /// What backward needs of a block.
@@ -35,67 +51,145 @@ struct Taped {
 }
 
 impl Pass<'_> {
-    /// Loss sum (nats) and predicted tokens of a micro-batch, without gradients or dropout.
-    pub fn loss(&mut self, batch: &MicroBatch, theta: ScaledTheta<'_>) -> Result<(f64, u64), TrainError> {
-        let context = self.context(batch);
-        let mut hidden = no_grad(|| self.embed(batch));
-        for block in 0..self.weights.blocks.len() {
-            let adapted = self.overlay.block(block, theta, None)?;
-            hidden = no_grad(|| self.model.block(block, &adapted.weights, &hidden, &context));
-        }
-        let head = no_grad(|| self.head(&hidden, batch, None));
-        Ok((head.loss_sum, head.tokens))
-    }
-
-    /// Forward and backward of `loss_sum / normaliser`; the gradient of θ is added to `reducer`. Returns the loss
-    /// sum of the micro-batch, nats.
+    /// Forward and backward of `loss_sum / normaliser` through a whole model; the gradient of θ is added to `reducer`.
+    /// Returns the loss sum of the micro-batch, nats.
     pub fn forward_backward(
         &mut self,
+        weights: &mut dyn FrozenWeights,
         batch: &MicroBatch,
-        theta: ScaledTheta<'_>,
-        dropout: Option<Dropout>,
+        update: Update<'_>,
         normaliser: f64,
         reducer: &mut Reducer,
     ) -> Result<f64, TrainError> {
+        let input = self.embed(weights, batch);
+        let (output, tape) = self.forward(weights, batch, input, update)?;
+        let head = self.head(weights, &output, batch, Some(normaliser))?;
+        if let Some(upstream) = head.grad {
+            self.backward(weights, tape, upstream, update, normaliser, reducer)?;
+        }
+        Ok(head.loss_sum)
+    }
+
+    /// On the first stage: token embeddings, `[B, T, H]`.
+    pub fn embed(&self, weights: &dyn FrozenWeights, batch: &MicroBatch) -> Tensor {
+        let (table, ids) = weights.embedding(&batch.input_ids);
+        let ids = Tensor::from_slice(&ids).reshape([batch.rows as i64, batch.len as i64]);
+        no_grad(|| self.model.embed(&table, &ids.to_device(self.model.device())))
+    }
+
+    /// Forward through the stage's blocks: `[B, T, H]` → `[B, T, H]`, with what backward needs.
+    pub fn forward(
+        &mut self,
+        weights: &mut dyn FrozenWeights,
+        batch: &MicroBatch,
+        input: Tensor,
+        update: Update<'_>,
+    ) -> Result<(Tensor, Tape), TrainError> {
         let context = self.context(batch);
-        let first = self.overlay.first_adapted_block();
-        let mut hidden = no_grad(|| self.embed(batch));
-        let mut tape = Vec::with_capacity(self.weights.blocks.len());
-        for block in 0..self.weights.blocks.len() {
-            let adapted = self.overlay.block(block, theta, dropout)?;
+        let first = self.stage.first_adapted;
+        let mut hidden = input;
+        let mut blocks = Vec::with_capacity(self.stage.blocks.len());
+        for block in self.stage.blocks.clone() {
+            let frozen = weights.acquire(block);
+            let adapted = self.overlay.block(block, frozen, update.theta, update.dropout)?;
             let input = hidden.detach().set_requires_grad(block > first);
             if self.recompute || block < first {
                 hidden = no_grad(|| self.model.block(block, &adapted.weights, &input, &context));
-                tape.push(Taped { input, graph: None });
+                blocks.push(Taped { input, graph: None });
             } else {
                 let output = self.model.block(block, &adapted.weights, &input, &context);
                 hidden = output.detach();
-                tape.push(Taped { input, graph: Some((adapted, output)) });
+                blocks.push(Taped { input, graph: Some((adapted, output)) });
             }
+            weights.release(block);
         }
-        let lift = self.lift(normaliser);
-        let head = self.head(&hidden, batch, Some(normaliser / lift));
-        let Some(mut upstream) = head.grad else { return Ok(head.loss_sum) };
-        while let Some(taped) = tape.pop() {
-            let block = tape.len();
-            if block < first {
-                break;
-            }
-            let (adapted, output) = match taped.graph {
-                Some(graph) => graph,
+        Ok((hidden, Tape { context, blocks }))
+    }
+
+    /// Forward through the stage's blocks without dropout, keeping nothing.
+    pub fn infer(
+        &mut self,
+        weights: &mut dyn FrozenWeights,
+        batch: &MicroBatch,
+        input: Tensor,
+        theta: ScaledTheta<'_>,
+    ) -> Result<Tensor, TrainError> {
+        let context = self.context(batch);
+        let mut hidden = input;
+        for block in self.stage.blocks.clone() {
+            let frozen = weights.acquire(block);
+            let adapted = self.overlay.block(block, frozen, theta, None)?;
+            hidden = no_grad(|| self.model.block(block, &adapted.weights, &hidden, &context));
+            weights.release(block);
+        }
+        Ok(hidden)
+    }
+
+    /// On the last stage: loss, and with `normaliser` its gradient by `hidden`, larger by [`Self::lift`].
+    pub fn head(
+        &self,
+        weights: &mut dyn FrozenWeights,
+        hidden: &Tensor,
+        batch: &MicroBatch,
+        normaliser: Option<f64>,
+    ) -> Result<CrossEntropy, TrainError> {
+        let norm_weight = weights.norm().shallow_clone();
+        let norm = |x: &Tensor| self.model.final_norm(&norm_weight, x);
+        let normaliser = normaliser.map(|normaliser| normaliser / self.lift(normaliser));
+        weights.open_head();
+        let loss = cross_entropy(hidden, &norm, weights, &batch.labels, self.cross_entropy_chunk, normaliser);
+        weights.close_head();
+        loss
+    }
+
+    /// On the last stage: the likeliest token after the last one of the only row.
+    pub fn next_token(&self, weights: &mut dyn FrozenWeights, hidden: &Tensor) -> Result<u32, TrainError> {
+        let last = hidden.select(1, hidden.size()[1] - 1);
+        let normed = no_grad(|| self.model.final_norm(weights.norm(), &last));
+        weights.open_head();
+        let id = likeliest(&normed, weights);
+        weights.close_head();
+        id
+    }
+
+    /// Backward through the stage's blocks; the gradient of θ is added to `reducer`. Returns the gradient by the
+    /// stage's input where the stage before has something to learn.
+    pub fn backward(
+        &mut self,
+        weights: &mut dyn FrozenWeights,
+        tape: Tape,
+        mut upstream: Tensor,
+        update: Update<'_>,
+        normaliser: f64,
+        reducer: &mut Reducer,
+    ) -> Result<Option<Tensor>, TrainError> {
+        let (first, lift) = (self.stage.first_adapted, self.lift(normaliser));
+        let Tape { context, mut blocks } = tape;
+        let with_backward =
+            first.clamp(self.stage.blocks.start, self.stage.blocks.end)..self.stage.blocks.end;
+        for block in with_backward.rev() {
+            let Some(Taped { input, graph }) = blocks.pop() else { unreachable!("every block was taped") };
+            let frozen = weights.acquire(block);
+            let (adapted, output) = match graph {
+                Some(graph) => {
+                    self.overlay.restore(block, &frozen, update.theta, update.dropout)?;
+                    graph
+                }
                 None => {
-                    let adapted = self.overlay.block(block, theta, dropout)?;
-                    let output = self.model.block(block, &adapted.weights, &taped.input, &context);
+                    let adapted = self.overlay.block(block, frozen, update.theta, update.dropout)?;
+                    let output = self.model.block(block, &adapted.weights, &input, &context);
                     (adapted, output)
                 }
             };
-            let mut grads = backward(&output, &upstream, &taped.input, &adapted.leaves, block > first);
+            let mut grads = gradients(&output, &upstream, &input, &adapted.leaves, block > first);
+            drop((output, adapted));
+            weights.release(block);
             if block > first {
                 upstream = grads.remove(0);
             }
-            self.overlay.reduce(block, &grads, lift, dropout, reducer)?;
+            self.overlay.reduce(block, grads, lift, update.dropout, reducer)?;
         }
-        Ok(head.loss_sum)
+        Ok(self.stage.passes_gradients_back().then_some(upstream))
     }
 
     /// The power of two by which gradients are larger than they should be while they are in the graph. A float16
@@ -111,20 +205,10 @@ impl Pass<'_> {
     fn context(&self, batch: &MicroBatch) -> SequenceContext {
         self.model.context(&batch.attention_mask, batch.rows, batch.len)
     }
-
-    fn embed(&self, batch: &MicroBatch) -> Tensor {
-        let ids = Tensor::from_slice(&batch.input_ids).reshape([batch.rows as i64, batch.len as i64]);
-        self.model.embed(&self.weights.embedding, &ids.to_device(self.model.device()))
-    }
-
-    fn head(&self, hidden: &Tensor, batch: &MicroBatch, normaliser: Option<f64>) -> model::CrossEntropy {
-        let norm = |x: &Tensor| self.model.final_norm(&self.weights.norm, x);
-        cross_entropy(hidden, &norm, &self.weights.head, &batch.labels, self.cross_entropy_chunk, normaliser)
-    }
 }
 
 /// Gradients of `output · upstream` by the block's input (if wanted, first) and its leaves.
-fn backward(
+fn gradients(
     output: &Tensor,
     upstream: &Tensor,
     input: &Tensor,

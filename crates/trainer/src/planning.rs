@@ -5,7 +5,7 @@ use comm::Communicator;
 use config::{AssignmentBackend, GroupingStrategy, LrScheduler, PartitionScope, TrainConfig};
 use mesh::Degrees;
 use model::{LinearKind, ModelConfig};
-use plan::{Data, Facts, Host, Linear, Model, PartitionKind, Ranks, Role, Training};
+use plan::{Data, Facts, Host, Linear, Link, Model, PartitionKind, Ranks, Role, Training};
 
 use crate::agree::agree;
 use crate::inputs::Inputs;
@@ -86,6 +86,7 @@ pub fn training_facts(config: &TrainConfig) -> Training {
         isometric: config.isometric,
         dropout: config.dropout,
         recompute: config.gradient_checkpointing,
+        prefetch: config.prefetch,
         cross_entropy_chunk: count(config.cross_entropy_chunk),
         threads: count(config.threads),
         save_steps: count(config.save_steps),
@@ -98,40 +99,46 @@ pub fn training_facts(config: &TrainConfig) -> Training {
     }
 }
 
-/// Collective. Refuses a run that this host has not the memory for, while nothing has been loaded or written.
+/// Collective. Refuses a run that this host has not the memory for, while nothing has been loaded or written. Returns the
+/// flags of the cheapest mesh that fits, unless it is the run's.
 pub(crate) fn check_memory(
     config: &TrainConfig,
     inputs: &Inputs,
     mesh: Degrees,
     surroundings: &Surroundings<'_>,
-) -> Result<(), TrainError> {
+) -> Result<Option<String>, TrainError> {
     let comm = surroundings.comm;
-    let on_host = ranks_on_host(comm);
-    let verdict = match (surroundings.host_memory)() {
-        Some(available) if config.memory_check => {
-            let rows = inputs.dataset.len();
-            let longest = (0..rows).map(|row| inputs.dataset.example(row).ids.len()).max();
-            let facts = Facts {
-                model: Model {
-                    stored_bytes: Some(inputs.files.total_bytes()),
-                    ..model_facts(&inputs.model_config, &inputs.space)
-                },
-                data: Data {
-                    rows: Some(rows as u64),
-                    mean_tokens: Some(inputs.dataset.total_tokens() as f64 / rows.max(1) as f64),
-                    longest_tokens: longest.map(|longest| longest as u64),
-                    max_seq_length: config.max_seq_length as u64,
-                },
-                training: training_facts(config),
-                ranks: Ranks { total: comm.size() as u64, on_host, mesh },
-                host: Host { available_memory: Some(available), ..Host::default() },
-                speed: None,
-            };
-            plan::memory(&facts).map(|_| ()).map_err(TrainError::from)
-        }
+    let ranks = Ranks { total: comm.size() as u64, on_host: ranks_on_host(comm), mesh };
+    let facts = facts(config, inputs, ranks, (surroundings.host_memory)());
+    let verdict = match facts.host.available_memory {
+        Some(_) if config.memory_check => plan::memory(&facts).map(|_| ()).map_err(TrainError::from),
         _ => Ok(()),
     };
-    agree(comm, verdict)
+    agree(comm, verdict)?;
+    Ok(plan::cheapest(&facts).filter(|cheapest| cheapest.degrees != mesh).map(|cheapest| cheapest.flags()))
+}
+
+/// What a plan reckons with, now that the rows are known.
+fn facts(config: &TrainConfig, inputs: &Inputs, ranks: Ranks, available_memory: Option<u64>) -> Facts {
+    let rows = inputs.dataset.len();
+    let longest = (0..rows).map(|row| inputs.dataset.example(row).ids.len()).max();
+    Facts {
+        model: Model {
+            stored_bytes: Some(inputs.files.total_bytes()),
+            ..model_facts(&inputs.model_config, &inputs.space)
+        },
+        data: Data {
+            rows: Some(rows as u64),
+            mean_tokens: Some(inputs.dataset.total_tokens() as f64 / rows.max(1) as f64),
+            longest_tokens: longest.map(|longest| longest as u64),
+            max_seq_length: config.max_seq_length as u64,
+        },
+        training: training_facts(config),
+        ranks,
+        host: Host { available_memory, ..Host::default() },
+        speed: None,
+        link: Link::default(),
+    }
 }
 
 /// Collective: how many ranks share this rank's host, by its name.

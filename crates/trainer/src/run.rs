@@ -9,7 +9,7 @@ use comm::Communicator;
 use config::TrainConfig;
 use data::Dataset;
 use model::Decoder;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tch::Device;
 
 use crate::agree::{agree, from_first, same_theta};
@@ -20,7 +20,8 @@ use crate::model_card::Card;
 use crate::optimizer::l2_norm;
 use crate::output::{HeldOutLine, Identity, Output};
 use crate::planning;
-use crate::start::{self, count_groups, open_output};
+use crate::start::{self, open_output};
+use crate::traffic::{StepTraffic, peak_memory};
 use crate::{Event, Observer, Sources, StepMetrics, Summary, TrainError, executor};
 
 /// What a run needs besides its settings.
@@ -55,44 +56,50 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     agree(comm, start::check_output_dir_file(config))?;
     let (mut inputs, origin) = Inputs::load(config, surroundings, observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
-    planning::check_memory(config, &inputs, mesh.degrees(), surroundings)?;
+    let place = agree(comm, start::Place::new(mesh, config, &inputs, comm, comm))?;
+    let cheapest = planning::check_memory(config, &inputs, mesh.degrees(), surroundings)?;
     let partition = inputs.partition(&origin.spec, comm, observe)?;
     start::warn_of_long_rows(&inputs, observe);
+    start::warn_of_idle_ranks(&inputs, &mesh, observe);
     let (mut output, state) = open_output(&identity, inputs.schedule.total_steps(), comm, observe)?;
     (surroundings.opened)(&config.output_dir());
 
     observe(Event::Stage("loading the model"));
     let kind = start::compute_kind(config);
     let model = Decoder::new(inputs.model_config.clone(), kind, Device::Cpu);
-    let weights = agree(comm, start::load_weights(&inputs, kind, observe))?;
-    let counts = count_groups(partition.as_ref(), inputs.space.total(), comm)?;
+    let weights = place.load_weights(&inputs, config, observe)?;
+    let counts = place.count_groups(partition.as_ref(), &inputs.space)?;
     let executor = executor(config.threads);
     let built = start::Built {
         model: &model,
-        weights: &weights,
         partition: partition.as_ref(),
         scope: &origin.spec.scope,
         executor: executor.as_ref(),
         counts: &counts,
     };
-    let parts = start::parts(config, comm, &inputs, built, origin.theta);
+    let stages = place.stages.clone();
+    let parts = start::parts(config, place, &inputs, built, weights, origin.theta);
     let mut engine = agree(comm, Engine::new(parts))?;
     if let Some(state) = state {
         engine.restore(state);
     }
 
-    let info = start::start_info(&engine, &inputs, &counts, &mesh);
-    let facts = start::facts(&info, &mesh, &counts);
+    let mut info = start::start_info(&engine, &inputs, &counts, &stages);
+    info.cheapest_mesh = cheapest;
+    let facts = start::facts(&info, &counts);
     agree(comm, with(&mut output, |output| output.write_run(&identity, facts.clone())))?;
     start::warn_of_warmup(&engine, info.total_steps, observe);
-    let mut run = Run { inputs: &mut inputs, engine, output, observe, identity };
+    let mut run =
+        Run { inputs: &mut inputs, engine, output, observe, identity, traffic: StepTraffic::default() };
     tracing::info!(rank = comm.rank(), ?info, "start");
     observe(Event::Start(&info));
     run.before_training()?;
 
     while run.engine.step < info.total_steps {
+        run.traffic.begin(comm);
         let metrics = run.step()?;
         run.record(&metrics)?;
+        run.traffic.end(comm, run.engine.planned, metrics.step_seconds);
         run.held_out_if_due()?;
     }
     run.finish(started, info.first_step, facts)
@@ -118,6 +125,7 @@ struct Run<'a, 'e> {
     output: Option<Output>,
     observe: Observer<'a>,
     identity: Identity,
+    traffic: StepTraffic,
 }
 
 impl Run<'_, '_> {
@@ -206,31 +214,22 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// Shows the greedy continuation of the sample prompt, on rank 0.
+    /// Collective. Shows the greedy continuation of the sample prompt.
     fn sample(&mut self) -> Result<(), TrainError> {
         let config = self.engine.parts.config;
-        let result = match (&config.sample_prompt, &self.output) {
-            (Some(prompt), Some(_)) => self.continuation(prompt).map(Some),
-            _ => Ok(None),
-        };
-        if let Some(text) = agree(self.engine.parts.comm, result)? {
-            let prompt = config.sample_prompt.as_deref().unwrap_or_default();
-            (self.observe)(Event::Sample { step: self.engine.step, prompt, text: &text });
-        }
-        Ok(())
-    }
-
-    fn continuation(&mut self, prompt: &str) -> Result<String, TrainError> {
+        let Some(prompt) = &config.sample_prompt else { return Ok(()) };
         (self.observe)(Event::Stage("sample continuation"));
         let tokenizer = &self.inputs.tokenizer;
-        let mut ids: Vec<u32> = tokenizer.bos_id().into_iter().collect();
-        ids.extend(tokenizer.encode(prompt)?);
+        let encoded = agree(self.engine.parts.comm, tokenizer.encode(prompt).map_err(TrainError::from))?;
+        let ids: Vec<u32> = tokenizer.bos_id().into_iter().chain(encoded).collect();
         let options = eval::GreedyOptions {
-            max_new_tokens: self.engine.parts.config.sample_tokens,
+            max_new_tokens: if ids.is_empty() { 0 } else { config.sample_tokens },
             stop_ids: tokenizer.eos_id().into_iter().collect(),
         };
         let new_ids = self.engine.sample(&ids, &options)?;
-        Ok(tokenizer.decode(&new_ids, true)?)
+        let text = agree(self.engine.parts.comm, tokenizer.decode(&new_ids, true).map_err(TrainError::from))?;
+        (self.observe)(Event::Sample { step: self.engine.step, prompt, text: &text });
+        Ok(())
     }
 
     /// The adapter as it is now.
@@ -267,6 +266,9 @@ impl Run<'_, '_> {
             theta_norm: l2_norm(&engine.theta),
             model_card: output.is_some_and(|output| artifacts::owns_card(output.folder())),
         };
+        let all_reduce_bytes = (engine.theta.len() as u64 + 1) * 8;
+        facts["traffic"] = self.traffic.gather(engine.parts.comm, all_reduce_bytes);
+        facts["peak_memory_bytes"] = json!(peak_memory(engine.parts.comm));
         facts["summary"] = serde_json::to_value(&summary).expect("a summary is JSON");
         let base_model = self.inputs.adapter.base_model_name_or_path.as_deref().unwrap_or_default();
         let adapted = self.inputs.space.total();

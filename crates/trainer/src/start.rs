@@ -1,12 +1,14 @@
 //! The steps between settings and the first update: mesh, output folder, weights, group sizes, engine.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use adapter::AdaptedSpace;
 use checkpoint::{State, StateRef};
 use comm::Communicator;
 use config::TrainConfig;
 use mesh::{Degrees, Mesh, Wanted};
-use model::{Decoder, DecoderWeights};
+use model::{Decoder, WeightReader};
 use partition::{Assignment, Scope};
 use projection::{Executor, FixedPoint};
 use serde_json::{Value, json};
@@ -20,6 +22,8 @@ use crate::optimizer::{AdamW, AdamWOptions};
 use crate::output::{Identity, Output};
 use crate::overlay::Overlay;
 use crate::pass::Pass;
+use crate::pipeline::Pipeline;
+use crate::weights::{FrozenWeights, Resident, ShardOptions, Sharded, Stage};
 use crate::{Event, Observer, StartInfo, TrainError, fingerprint};
 
 /// The degrees that the settings come to on so many ranks, which need not multiply to them.
@@ -71,6 +75,21 @@ pub(crate) fn open_output(
     Ok((output, agree(comm, parsed)?))
 }
 
+/// Says when some ranks have nothing to compute.
+pub(crate) fn warn_of_idle_ranks(inputs: &Inputs, mesh: &Mesh, observe: Observer<'_>) {
+    let (pipelines, micro_batches) =
+        (mesh.degrees().data_parallel() as u64, inputs.schedule.micro_batches_per_step());
+    if pipelines > micro_batches {
+        let idle = (pipelines - micro_batches) * mesh.degrees().pp as u64;
+        let text = format!(
+            "a step has {micro_batches} micro-batch(es) for {pipelines} groups of ranks (dp-replicate × dp-shard), so \
+             {idle} of {} ranks have nothing to compute; give --accumulation-steps {pipelines} or more, or fewer ranks",
+            mesh.ranks()
+        );
+        observe(Event::Warning(text));
+    }
+}
+
 /// Says when rows are longer than the model was made for.
 pub(crate) fn warn_of_long_rows(inputs: &Inputs, observe: Observer<'_>) {
     let longest =
@@ -116,25 +135,105 @@ pub(crate) fn compute_kind(config: &TrainConfig) -> Kind {
     }
 }
 
-pub(crate) fn load_weights(
-    inputs: &Inputs,
-    kind: Kind,
-    observe: Observer<'_>,
-) -> Result<DecoderWeights, TrainError> {
-    let progress =
-        |done: usize, total: usize| observe(Event::Progress { done: done as u64, total: total as u64 });
-    Ok(DecoderWeights::load(&inputs.files, &inputs.model_config, kind, Device::Cpu, &progress)?)
+/// Where a rank is, and who it talks to.
+pub(crate) struct Place<'a> {
+    pub mesh: Mesh,
+    pub stage: Stage,
+    /// The blocks of all stages.
+    pub stages: Vec<Range<usize>>,
+    pub rank_traffic: plan::RankTraffic,
+    /// All ranks; decisions.
+    pub comm: &'a dyn Communicator,
+    /// All ranks; sums of θ's gradient.
+    pub data: &'a dyn Communicator,
 }
 
-/// Collective: every rank counts its slice of the weight space; the sum is everybody's.
-pub(crate) fn count_groups(
+impl<'a> Place<'a> {
+    /// The place of this rank.
+    ///
+    /// # Errors
+    /// More stages than blocks.
+    pub(crate) fn new(
+        mesh: Mesh,
+        config: &TrainConfig,
+        inputs: &Inputs,
+        comm: &'a dyn Communicator,
+        data: &'a dyn Communicator,
+    ) -> Result<Self, TrainError> {
+        let model = crate::model_facts(&inputs.model_config, &inputs.space);
+        let stages = plan::stages(&model, mesh.degrees().pp)?;
+        let first_adapted = inputs.space.modules().first().map_or(0, |module| module.candidate / LINEARS);
+        let stage = Stage::of_rank(&mesh, comm.rank(), &stages, first_adapted);
+        let dtype = crate::training_facts(config).dtype;
+        let rank_traffic = plan::RankTraffic::new(&model, dtype, &mesh, comm.rank())?;
+        Ok(Self { mesh, stage, stages, rank_traffic, comm, data })
+    }
+
+    /// Collective. Reads this rank's part of the frozen weights.
+    pub(crate) fn load_weights(
+        &self,
+        inputs: &Inputs,
+        config: &TrainConfig,
+        observe: Observer<'_>,
+    ) -> Result<Box<dyn FrozenWeights>, TrainError> {
+        let stored = model::check_stored(&inputs.files, &inputs.model_config);
+        agree(self.comm, stored.map_err(TrainError::from))?;
+        let reader = WeightReader {
+            files: &inputs.files,
+            config: &inputs.model_config,
+            kind: compute_kind(config),
+            device: Device::Cpu,
+        };
+        let progress =
+            |done: usize, total: usize| observe(Event::Progress { done: done as u64, total: total as u64 });
+        let loaded: Result<Box<dyn FrozenWeights>, TrainError> = match self.mesh.degrees().dp_shard {
+            1 => Resident::load(&reader, &self.stage, &progress).map(|weights| Box::new(weights) as _),
+            _ => {
+                let mates = self.data.split("dp-shard", self.mesh.shard_group_of(self.comm.rank()));
+                let options =
+                    ShardOptions { keeps_graphs: !config.gradient_checkpointing, prefetch: config.prefetch };
+                Sharded::load(mates, &reader, &self.stage, options, &progress)
+                    .map(|weights| Box::new(weights) as _)
+            }
+        };
+        agree(self.comm, loaded)
+    }
+
+    /// Collective: every rank counts its slice of the weight space, a share of its stage's; the sum is everybody's.
+    pub(crate) fn count_groups(
+        &self,
+        partition: &dyn Assignment,
+        space: &AdaptedSpace,
+    ) -> Result<Vec<u64>, TrainError> {
+        let of_stage = stage_indices(space, &self.stage);
+        let length = (of_stage.end - of_stage.start) as usize;
+        let pipeline = self.mesh.pipeline_of(self.comm.rank());
+        let share = mesh::share(length, self.mesh.degrees().data_parallel(), pipeline);
+        let mine = of_stage.start + share.start as u64..of_stage.start + share.end as u64;
+        count_groups(partition, mine, self.data)
+    }
+}
+
+/// Linear modules of a block.
+const LINEARS: usize = model::LinearKind::ALL.len();
+
+/// Global indices of a stage's adapted weights.
+fn stage_indices(space: &AdaptedSpace, stage: &Stage) -> Range<u64> {
+    let from = |block: usize| {
+        let module = space.modules().iter().find(|module| module.candidate / LINEARS >= block);
+        module.map_or(space.total(), |module| module.offset)
+    };
+    from(stage.blocks.start)..from(stage.blocks.end)
+}
+
+/// Collective: counts a slice of the weight space; the sum of all ranks' slices is everybody's.
+fn count_groups(
     partition: &dyn Assignment,
-    total: u64,
+    mine: Range<u64>,
     comm: &dyn Communicator,
 ) -> Result<Vec<u64>, TrainError> {
-    let mine = mesh::share(total as usize, comm.size(), comm.rank());
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let counted = partition::count_parallel(partition, mine.start as u64..mine.end as u64, threads);
+    let counted = partition::count_parallel(partition, mine, threads);
     let counts = agree(comm, counted.map_err(TrainError::from))?;
     let mut sums: Vec<i64> = counts.into_iter().map(|count| count as i64).collect();
     comm.all_reduce_sum(&mut sums);
@@ -145,7 +244,6 @@ pub(crate) fn count_groups(
 #[derive(Clone, Copy)]
 pub(crate) struct Built<'a> {
     pub model: &'a Decoder,
-    pub weights: &'a DecoderWeights,
     pub partition: &'a dyn Assignment,
     pub scope: &'a Scope,
     pub executor: &'a dyn Executor,
@@ -155,14 +253,19 @@ pub(crate) struct Built<'a> {
 /// The engine's parts; `theta` is where it starts.
 pub(crate) fn parts<'a>(
     config: &'a TrainConfig,
-    comm: &'a dyn Communicator,
+    place: Place<'a>,
     inputs: &Inputs,
     built: Built<'a>,
+    weights: Box<dyn FrozenWeights>,
     theta: Vec<f32>,
 ) -> Parts<'a> {
-    let Built { model, weights, partition, scope, executor, counts } = built;
+    let Built { model, partition, scope, executor, counts } = built;
+    let Place { mesh, stage, rank_traffic, comm, data, .. } = place;
     let recompute = config.gradient_checkpointing;
-    let overlay = Overlay::new(weights, &inputs.space, partition, executor, model.kind(), recompute);
+    let blocks = stage.blocks.clone();
+    let overlay = Overlay::new(&inputs.space, blocks, partition, executor, model.kind(), recompute);
+    let pass = Pass { model, stage, overlay, recompute, cross_entropy_chunk: config.cross_entropy_chunk };
+    let stages = data.split("pp", mesh.pipeline_of(comm.rank()));
     let largest = counts.iter().copied().max().unwrap_or(1);
     let decay = match config.lr_scheduler_type {
         config::LrScheduler::Cosine => Decay::Cosine,
@@ -173,8 +276,10 @@ pub(crate) fn parts<'a>(
     let total = inputs.schedule.total_steps();
     Parts {
         comm,
+        data,
         config,
-        pass: Pass { model, weights, overlay, recompute, cross_entropy_chunk: config.cross_entropy_chunk },
+        rank_traffic,
+        pipeline: Pipeline { mesh, rank: comm.rank(), pass, weights, stages },
         executor,
         fixed: FixedPoint::new(largest, inputs.schedule.micro_batches_per_step()),
         scales: partition::scales(counts, config.isometric, scope),
@@ -185,8 +290,13 @@ pub(crate) fn parts<'a>(
     }
 }
 
-pub(crate) fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], mesh: &Mesh) -> StartInfo {
-    let config = engine.parts.config;
+pub(crate) fn start_info(
+    engine: &Engine<'_>,
+    inputs: &Inputs,
+    counts: &[u64],
+    stages: &[Range<usize>],
+) -> StartInfo {
+    let (config, mesh) = (engine.parts.config, &engine.parts.pipeline.mesh);
     let parameters = inputs.model_config.parameters().total();
     StartInfo {
         output: config.output_dir(),
@@ -202,6 +312,9 @@ pub(crate) fn start_info(engine: &Engine<'_>, inputs: &Inputs, counts: &[u64], m
         micro_batches: config.accumulation_steps,
         micro_batch_size: config.micro_batch_size,
         ranks: mesh.ranks(),
+        mesh: mesh.degrees(),
+        cheapest_mesh: None,
+        stages: stages.to_vec(),
         backend: engine.parts.comm.backend(),
         threads: config.threads,
         dtype: config.dtype.to_string(),
@@ -225,8 +338,8 @@ fn partition_words(config: &TrainConfig) -> String {
     }
 }
 
-pub(crate) fn facts(start: &StartInfo, mesh: &Mesh, counts: &[u64]) -> Value {
-    let degrees = mesh.degrees();
+pub(crate) fn facts(start: &StartInfo, counts: &[u64]) -> Value {
+    let degrees = start.mesh;
     json!({
         "gpart_dist": env!("CARGO_PKG_VERSION"),
         "libtorch": env!("GPART_LIBTORCH_VERSION"),

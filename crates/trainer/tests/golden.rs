@@ -9,7 +9,7 @@ use model::{CheckpointFiles, Decoder, DecoderWeights, ModelConfig};
 use partition::{Assignment, Stateless, count_parallel, scales};
 use projection::{FixedPoint, Reducer, Serial, scale_theta};
 use tch::{Device, Kind, Tensor};
-use trainer::{Overlay, Pass, ScaledTheta, linear_modules};
+use trainer::{Overlay, Pass, Resident, ScaledTheta, Stage, Update, linear_modules};
 
 fn golden(path: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden")).join(path)
@@ -100,16 +100,8 @@ fn check_case(
     let batch = expected.batch();
     let mut grads = Vec::new();
     for recompute in [false, true] {
-        let overlay =
-            Overlay::new(&loaded.weights, &space, partition.as_ref(), &Serial, Kind::Float, recompute);
-        let mut pass = Pass {
-            model: &loaded.model,
-            weights: &loaded.weights,
-            overlay,
-            recompute,
-            cross_entropy_chunk: 7,
-        };
-        let adapted = pass.overlay.model(scaled).unwrap();
+        let mut pass = pass(loaded, &space, partition.as_ref(), recompute, 7);
+        let adapted = pass.overlay.model(&loaded.weights, scaled).unwrap();
         let found = logits(&loaded.model, &adapted, &batch);
         let difference =
             largest_difference(&found, expected.get(&format!("{case}.logits")), &batch.attention_mask);
@@ -117,7 +109,9 @@ fn check_case(
         let fixed = FixedPoint::new(*counts.iter().max().unwrap(), 1);
         let mut reducer = Reducer::new(theta.len() as u64, fixed, 1).unwrap();
         let tokens = batch.supervised_count() as f64;
-        let loss = pass.forward_backward(&batch, scaled, None, tokens, &mut reducer).unwrap() / tokens;
+        let (mut frozen, update) =
+            (Resident::whole(&loaded.weights), Update { theta: scaled, dropout: None });
+        let loss = pass.forward_backward(&mut frozen, &batch, update, tokens, &mut reducer).unwrap() / tokens;
         let expected_loss = f64::from(expected.floats(&format!("{case}.loss"))[0]);
         assert!((loss - expected_loss).abs() < tolerance("loss_abs"), "{case}: loss {loss} {expected_loss}");
         let (mut sums, mut grad) = (vec![0; theta.len()], vec![0.0; theta.len()]);
@@ -131,6 +125,24 @@ fn check_case(
     let error = norm(&mut grads[0].iter().zip(&expected_grad).map(|(a, b)| a - b));
     let relative = error / norm(&mut expected_grad.iter().copied());
     assert!(relative < tolerance("grad_rel_l2"), "{case}: gradient off by {relative}");
+}
+
+fn pass<'a>(
+    loaded: &'a Loaded,
+    space: &AdaptedSpace,
+    partition: &'a dyn Assignment,
+    recompute: bool,
+    cross_entropy_chunk: usize,
+) -> Pass<'a> {
+    let blocks = loaded.weights.blocks.len();
+    let first_adapted = space.modules()[0].candidate / model::LinearKind::ALL.len();
+    Pass {
+        model: &loaded.model,
+        stage: Stage::whole(blocks, first_adapted),
+        overlay: Overlay::new(space, 0..blocks, partition, &Serial, Kind::Float, recompute),
+        recompute,
+        cross_entropy_chunk,
+    }
 }
 
 fn space(loaded: &Loaded, adapter: &Adapter) -> AdaptedSpace {
@@ -240,10 +252,13 @@ fn left_padding_gives_the_loss_of_right_padding() {
         let partition = Stateless::new(42, 1).unwrap();
         let selection = Selection::of_names(["q_proj"]);
         let space = AdaptedSpace::select(&linear_modules(&loaded.config), &selection).unwrap();
-        let overlay = Overlay::new(&loaded.weights, &space, &partition, &Serial, Kind::Float, false);
-        let (model, weights) = (&loaded.model, &loaded.weights);
-        let mut pass = Pass { model, weights, overlay, recompute: false, cross_entropy_chunk: 0 };
-        pass.loss(batch, ScaledTheta { values: &[0.0], stamp: 0 }).unwrap()
+        let mut pass = pass(&loaded, &space, &partition, false, 0);
+        let mut weights = Resident::whole(&loaded.weights);
+        let input = pass.embed(&weights, batch);
+        let theta = ScaledTheta { values: &[0.0], stamp: 0 };
+        let hidden = pass.infer(&mut weights, batch, input, theta).unwrap();
+        let head = pass.head(&mut weights, &hidden, batch, None).unwrap();
+        (head.loss_sum, head.tokens)
     };
     let (right, left) = (loss(&right), loss(&left));
     assert_eq!(right.1, left.1);

@@ -3,6 +3,7 @@
 
 mod fuzz;
 mod layering;
+mod mesh_bench;
 mod setup;
 mod shell;
 mod tasks;
@@ -24,7 +25,8 @@ usage: cargo xtask <command>
   fuzz [--seconds N] [TARGET ...]
                            setup, then all parsers, or those named, on mutated input, 60 seconds each
   layering                 check the dependency rules of ARCHITECTURE.md from the source
-  bench [PACKAGE ...]      setup, then run the benchmarks of all packages or of those named";
+  bench [PACKAGE ...]      setup, then run the benchmarks of all packages or of those named; `bench mesh`:
+                           a step on two ranks beside one, by axis";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -61,6 +63,7 @@ fn run(args: &[String]) -> Outcome {
             None => Err(Failure::usage("fuzz [--seconds N] [TARGET ...], N at least 1", USAGE)),
         },
         ["layering"] => layering::run(&root),
+        ["bench", "mesh"] => tasks::bench_mesh(&root),
         ["bench", packages @ ..] => tasks::bench(&root, packages),
         ["help" | "--help" | "-h"] => {
             shell::show(format_args!("{USAGE}\n"));

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::setup::{self, Machine};
 use crate::shell::{Failure, Outcome, cargo, display, output_of, run, say};
-use crate::{fuzz, layering, shell};
+use crate::{fuzz, layering, mesh_bench, shell};
 
 /// `cargo xtask build`: the binary, after set-up.
 pub fn build(root: &Path, release: bool) -> Outcome {
@@ -221,6 +221,13 @@ pub fn bench(root: &Path, packages: &[&str]) -> Outcome {
         run(&mut command)?;
     }
     Ok(())
+}
+
+/// `cargo xtask bench mesh`.
+pub fn bench_mesh(root: &Path) -> Outcome {
+    let machine = setup::run(root)?;
+    build_binary(root, &machine, false)?;
+    mesh_bench::run(root, &machine, &target_folder(root, &machine)?.join("debug/gpart-dist"))
 }
 
 #[cfg(test)]

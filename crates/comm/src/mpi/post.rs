@@ -9,7 +9,9 @@ use crate::PIECE_ALIGNMENT;
 /// Elements a message: counts in MPI 3 are 32-bit. Longer vectors go in several messages.
 const MESSAGE_ELEMENTS: usize = 1 << 30;
 
-const TAG: c_int = 0;
+/// Of messages, and of the halves of an all-reduce of two ranks: neither is taken for the other.
+const MESSAGE: c_int = 0;
+const EXCHANGE: c_int = 1;
 
 /// An MPI communicator. MPI is initialised for several threads, and only the owning thread calls it.
 #[derive(Clone, Copy)]
@@ -141,23 +143,38 @@ pub(super) fn broadcast(comm: Handle, root: usize, bytes: &mut [u8]) -> Vec<ffi:
 
 /// Sends bytes to a rank.
 pub(super) fn send(comm: Handle, to: usize, bytes: &[u8]) -> Vec<ffi::MPI_Request> {
+    send_tagged(comm, to, bytes, MESSAGE)
+}
+
+/// Receives as many bytes from a rank.
+pub(super) fn receive(comm: Handle, from: usize, bytes: &mut [u8]) -> Vec<ffi::MPI_Request> {
+    receive_tagged(comm, from, bytes, MESSAGE)
+}
+
+/// Sends bytes to a rank and receives as many from it.
+pub(super) fn exchange(comm: Handle, peer: usize, own: &[u8], theirs: &mut [u8]) -> Vec<ffi::MPI_Request> {
+    let mut requests = receive_tagged(comm, peer, theirs, EXCHANGE);
+    requests.extend(send_tagged(comm, peer, own, EXCHANGE));
+    requests
+}
+
+fn send_tagged(comm: Handle, to: usize, bytes: &[u8], tag: c_int) -> Vec<ffi::MPI_Request> {
     let post = |part: &[u8]| {
         let (start, count) = (part.as_ptr().cast::<c_void>(), part.len() as c_int);
         request("MPI_Isend", |request| {
             // SAFETY: that many bytes, see above.
-            unsafe { ffi::MPI_Isend(start, count, ffi::RSMPI_UINT8_T, to as c_int, TAG, comm.0, request) }
+            unsafe { ffi::MPI_Isend(start, count, ffi::RSMPI_UINT8_T, to as c_int, tag, comm.0, request) }
         })
     };
     bytes.chunks(MESSAGE_ELEMENTS).map(post).collect()
 }
 
-/// Receives as many bytes from a rank.
-pub(super) fn receive(comm: Handle, from: usize, bytes: &mut [u8]) -> Vec<ffi::MPI_Request> {
+fn receive_tagged(comm: Handle, from: usize, bytes: &mut [u8], tag: c_int) -> Vec<ffi::MPI_Request> {
     let post = |part: &mut [u8]| {
         let (start, count) = (part.as_mut_ptr().cast::<c_void>(), part.len() as c_int);
         request("MPI_Irecv", |request| {
             // SAFETY: room for that many bytes, see above.
-            unsafe { ffi::MPI_Irecv(start, count, ffi::RSMPI_UINT8_T, from as c_int, TAG, comm.0, request) }
+            unsafe { ffi::MPI_Irecv(start, count, ffi::RSMPI_UINT8_T, from as c_int, tag, comm.0, request) }
         })
     };
     bytes.chunks_mut(MESSAGE_ELEMENTS).map(post).collect()

@@ -48,22 +48,22 @@ fn published_models_have_their_published_sizes() {
         assert_eq!(parameters.blocks * parameters.block.biases, biases as u64, "{name}");
         config
     };
-    let text = include_str!("../../tests/configs/Llama-3.1-8B.json");
+    let text = include_str!("../../../../configs/shapes/Llama-3.1-8B.json");
     let llama = check("Llama-3.1-8B", text, Family::Llama, 8_030_261_248, 1_342_177_280);
     assert!(matches!(llama.rope_scaling, RopeScaling::Llama3 { original_max_position: 8192.0, .. }));
-    let text = include_str!("../../tests/configs/Qwen2.5-0.5B.json");
+    let text = include_str!("../../../../configs/shapes/Qwen2.5-0.5B.json");
     let qwen = check("Qwen2.5-0.5B", text, Family::Qwen2, 494_032_768, 44_040_192);
     assert_eq!((qwen.sliding_window, qwen.tie_word_embeddings), (None, true));
-    let text = include_str!("../../tests/configs/Qwen2.5-3B.json");
+    let text = include_str!("../../../../configs/shapes/Qwen2.5-3B.json");
     check("Qwen2.5-3B", text, Family::Qwen2, 3_085_938_688, 339_738_624);
-    let text = include_str!("../../tests/configs/Qwen2.5-7B.json");
+    let text = include_str!("../../../../configs/shapes/Qwen2.5-7B.json");
     let qwen = check("Qwen2.5-7B", text, Family::Qwen2, 7_615_616_512, 822_083_584);
     assert!(!qwen.tie_word_embeddings);
-    let text = include_str!("../../tests/configs/gemma-7b.json");
+    let text = include_str!("../../../../configs/shapes/gemma-7b.json");
     let gemma = check("gemma-7b", text, Family::Gemma, 8_537_680_896, 1_409_286_144);
     assert_eq!((gemma.activation, gemma.norm), (Activation::GeluTanh, NormWeight::OnePlus));
     assert_eq!((gemma.head_dim, gemma.tie_word_embeddings), (256, true));
-    let text = include_str!("../../tests/configs/Mistral-7B-v0.1.json");
+    let text = include_str!("../../../../configs/shapes/Mistral-7B-v0.1.json");
     let mistral = check("Mistral-7B-v0.1", text, Family::Mistral, 7_241_732_096, 1_342_177_280);
     assert_eq!((mistral.window(0), mistral.window(31)), (Some(4096), Some(4096)));
 }

@@ -3,8 +3,10 @@
 use super::{Part, Phase};
 use crate::activations::{Bytes, Shape};
 use crate::count::{product, sum};
-use crate::facts::{BlockRun, Dtype, Facts, PartitionKind};
+use crate::facts::{Dtype, Facts, Linear, PartitionKind};
 use crate::parameters::Parameters;
+use crate::stage::Stage;
+use crate::units::Units;
 
 /// The program, libtorch and their tables, as measured without a model: 60 MiB of its own and 140 MiB of mapped
 /// libraries, which ranks of one host share.
@@ -16,33 +18,40 @@ const OUTPUTS_PER_STATE: u64 = 65_520;
 /// From this d on torch takes two outputs an id.
 const TWO_OUTPUTS_FROM: u64 = 1 << 28;
 
+/// A rank whose memory is reckoned.
+#[derive(Clone, Copy)]
+pub(super) struct Rank<'a> {
+    pub facts: &'a Facts,
+    pub stage: &'a Stage<'a>,
+    pub units: Units,
+    /// R · S.
+    pub pipelines: u64,
+    /// M, the most micro-batches that a step has for the rank's pipeline.
+    pub micro_batches: u64,
+}
+
 /// Parts that live as long as the run.
-pub(super) fn held(facts: &Facts, parameters: &Parameters) -> Vec<Part> {
-    let (training, c) = (&facts.training, facts.training.dtype.bytes());
+pub(super) fn held(rank: Rank<'_>) -> Vec<Part> {
+    let (facts, training) = (rank.facts, &rank.facts.training);
     let d = training.d;
     let rows = facts.data.rows.unwrap_or(0);
-    let ends = sum([parameters.embedding, parameters.head, parameters.norms]);
-    let partition = match training.partition {
-        PartitionKind::Stateless => 0,
-        PartitionKind::Materialized => {
-            let outputs = if d >= TWO_OUTPUTS_FROM { 2 } else { 1 };
-            let states = product([parameters.adapted, outputs]).div_ceil(OUTPUTS_PER_STATE);
-            product([states, STREAM_STATE_BYTES])
-        }
-        PartitionKind::SignedMagnitude => product([parameters.adapted, 4]),
-    };
     // MPI's all-reduce wants a second array.
     let received = if facts.ranks.total > 1 { 8 } else { 0 };
     let parts = vec![
         part("program and libraries", PROGRAM_BYTES),
-        part("embedding, head and norms", product([ends, c])),
-        part("blocks' weights", product([sum([parameters.attention, parameters.mlp]), c])),
-        part("adapted weights' buffers (float32)", delta_buffers(facts)),
+        part("embedding, head and norms", rank.units.ends(rank.stage)),
+        part("blocks' weights", rank.units.blocks(rank.stage)),
+        // Where weights are cut, what computes and what comes next each have room for the largest unit.
+        part("gathered weights, current and next", gathered(rank)),
+        part("embedding rows of a step's tokens", embedding_rows(rank)),
+        part("messages of neighbouring stages", stage_messages(rank)),
+        part("adapted weights' buffers", delta_buffers(rank)),
+        part("ΔW of a tensor before it is rounded", wide_delta(rank)),
         part("θ and its two moments", product([d, 12])),
         // s, s·θ and the gradient in f32; the sums in i64; the group sizes.
         part("gradient, sums and scales of θ", product([d, 28 + received]).saturating_add(8 + received)),
         part("private sums of the threads", product([d, 8, training.threads.max(1)])),
-        part("partition's table", partition),
+        part("partition's table", partition_table(facts)),
         // Offsets, first labels and the order of an epoch, and the ids. A cache file is mapped, but all of it is read.
         part("tokens of the dataset", product([rows, 16]).saturating_add(dataset_tokens(facts))),
         part("token ids of a step", step_ids(facts)),
@@ -50,30 +59,87 @@ pub(super) fn held(facts: &Facts, parameters: &Parameters) -> Vec<Part> {
     parts.into_iter().filter(|part| part.bytes > 0).collect()
 }
 
+/// What finds a weight's group: nothing, the states of a generator, or a number for each weight.
+fn partition_table(facts: &Facts) -> u64 {
+    let adapted = facts.model.adapted();
+    match facts.training.partition {
+        PartitionKind::Stateless => 0,
+        PartitionKind::Materialized => {
+            let outputs = if facts.training.d >= TWO_OUTPUTS_FROM { 2 } else { 1 };
+            let states = product([adapted, outputs]).div_ceil(OUTPUTS_PER_STATE);
+            product([states, STREAM_STATE_BYTES])
+        }
+        PartitionKind::SignedMagnitude => product([adapted, 4]),
+    }
+}
+
+/// Where the embedding is cut, owners send the rows of a step's tokens: at most V of them, and one a token.
+fn embedding_rows(rank: Rank<'_>) -> u64 {
+    if rank.units.shards <= 1 || !rank.stage.is_first() {
+        return 0;
+    }
+    let model = rank.stage.model;
+    let tokens = product([Shape::of_training(rank.facts).tokens(), rank.micro_batches]);
+    product([model.vocab.min(tokens), model.hidden, rank.units.number])
+}
+
+/// Activations and gradients of micro-batches on their way: two of each neighbour are expected, and four may be under
+/// way to neighbours.
+fn stage_messages(rank: Rank<'_>) -> u64 {
+    let (stage, batches) = (rank.stage, rank.micro_batches);
+    let is = |wanted: bool, most: u64| if wanted { batches.min(most) } else { 0 };
+    // Adapted weights up to this stage's end are what gradients come for.
+    let gets_gradients = !stage.is_last() && stage.adapted.end > 0;
+    let coming = is(!stage.is_first(), 2) + is(gets_gradients, 2);
+    let sent = u64::from(!stage.is_last()) + u64::from(stage.sends_backward());
+    let going = product([batches, sent]).min(4);
+    product([coming + going, Shape::of_training(rank.facts).input().total])
+}
+
 /// Phases in the order in which a run comes to them, and the bytes of activations in small pieces.
-pub(super) fn phases(facts: &Facts, parameters: &Parameters) -> (Vec<Phase>, u64) {
-    let mut phases = vec![loading(facts, parameters), counting(facts, parameters)];
-    phases.extend(sorting(facts, parameters));
-    let (passes, heap) = pass_phases(facts);
+pub(super) fn phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
+    let mut phases = vec![loading(rank), counting(rank)];
+    phases.extend(sorting(rank.facts));
+    let (passes, heap) = pass_phases(rank);
     phases.extend(passes);
-    phases.extend(held_out(facts));
-    phases.extend(sampling(facts, parameters));
+    phases.extend(held_out(rank));
+    phases.extend(sampling(rank));
     (phases, heap)
 }
 
-/// f32 buffers of the adapted weights: of each block or, with recompute, of one for all. Blocks with different adapted
-/// modules cannot share.
-fn delta_buffers(facts: &Facts) -> u64 {
-    let runs = &facts.model.blocks;
-    let all = product([facts.model.adapted(), 4]);
+/// f32 buffers of the stage's adapted weights: of each block or, with recompute, of one for all. Blocks with different
+/// adapted modules cannot share.
+fn delta_buffers(rank: Rank<'_>) -> u64 {
+    let runs = &rank.stage.runs;
     let alike = runs.windows(2).all(|pair| {
-        let adapted = |at: usize| pair[at].linears.iter().map(|linear| (linear.role, linear.adapted() > 0));
+        let adapted =
+            |at: usize| pair[at].run.linears.iter().map(|linear| (linear.role, linear.adapted() > 0));
         adapted(0).eq(adapted(1))
     });
-    match facts.training.recompute && alike {
-        true => product([widest_block(facts), 4]),
-        false => all,
+    match rank.facts.training.recompute && alike {
+        true => product([rank.stage.widest_adapted(), rank.units.number]),
+        false => product([rank.stage.adapted_count(), rank.units.number]),
     }
+}
+
+/// In half precision, of one tensor at a time: ΔW in f32 and as it is rounded.
+fn wide_delta(rank: Rank<'_>) -> u64 {
+    match rank.facts.training.dtype {
+        Dtype::Float32 => 0,
+        Dtype::Bfloat16 | Dtype::Float16 => product([largest_adapted(rank), 4 + 2]),
+    }
+}
+
+/// The most numbers of one adapted tensor of the stage.
+fn largest_adapted(rank: Rank<'_>) -> u64 {
+    let linears = rank.stage.runs.iter().flat_map(|run| &run.run.linears);
+    linears.filter(|linear| linear.adapted_weight).map(Linear::weights).max().unwrap_or(0)
+}
+
+/// The unit in use and, with prefetch, the next.
+fn gathered(rank: Rank<'_>) -> u64 {
+    let units = if rank.facts.training.prefetch { 2 } else { 1 };
+    product([units, rank.units.largest(rank.stage)])
 }
 
 /// Ids of all rows, 4 bytes each. Before the rows are tokenized their number is anybody's guess, and left out.
@@ -90,117 +156,135 @@ fn step_ids(facts: &Facts) -> u64 {
     product([Shape::of_training(facts).tokens(), facts.training.accumulation.max(1), 24])
 }
 
-/// A tensor is read in its stored format before it is converted.
-fn loading(facts: &Facts, parameters: &Parameters) -> Phase {
-    let c = facts.training.dtype.bytes();
-    let stored = facts.model.stored_bytes.map_or(c, |bytes| bytes.div_ceil(parameters.total.max(1)));
-    let converted = if stored == c { 0 } else { product([parameters.largest_tensor(&facts.model), stored]) };
-    phase("reading the weights", vec![part("largest tensor as stored", converted)])
+/// Weights are read piece by piece, in their stored format before they are converted.
+fn loading(rank: Rank<'_>) -> Phase {
+    const PIECE: u64 = 1 << 24;
+    let (model, c) = (rank.stage.model, rank.units.number);
+    let all = Parameters::new(model).total.max(1);
+    let stored = model.stored_bytes.map_or(c, |bytes| bytes.div_ceil(all));
+    let table = product([model.vocab, model.hidden]);
+    let has_table = rank.stage.is_first() || rank.stage.is_last();
+    let linears = rank.stage.runs.iter().flat_map(|run| &run.run.linears);
+    let largest = linears.map(Linear::weights).chain(has_table.then_some(table)).max().unwrap_or(0);
+    let converted = if stored == c { 0 } else { c };
+    let piece = product([largest.min(PIECE), stored.saturating_add(converted)]);
+    phase("reading the weights", vec![part("a piece as stored and converted", piece)])
 }
 
-/// Every thread counts for itself: 12 bytes a group. The count uses all cores, but not for a few weights.
-fn counting(facts: &Facts, parameters: &Parameters) -> Phase {
+/// A rank counts its share of its stage's weights. Every thread counts for itself: 12 bytes a group. The count uses all
+/// cores, but not for a few weights.
+fn counting(rank: Rank<'_>) -> Phase {
     const WEIGHTS_PER_THREAD: u64 = 1 << 18;
-    let share = parameters.adapted / facts.ranks.total.max(1);
-    let threads = facts.host.cores.unwrap_or(1).min(share / WEIGHTS_PER_THREAD).max(1);
-    phase(
-        "counting the groups",
-        vec![part("counters of the threads", product([facts.training.d, 12, threads]))],
-    )
+    let share = rank.stage.adapted_count() / rank.pipelines.max(1);
+    let threads = rank.facts.host.cores.unwrap_or(1).min(share / WEIGHTS_PER_THREAD).max(1);
+    let counters = part("counters of the threads", product([rank.facts.training.d, 12, threads]));
+    phase("counting the groups", vec![counters])
 }
 
 /// Signed magnitude: the adapted values in f32, and a 64-bit key for each weight of a sign (at worst all).
-fn sorting(facts: &Facts, parameters: &Parameters) -> Option<Phase> {
+fn sorting(facts: &Facts) -> Option<Phase> {
+    let adapted = facts.model.adapted();
     (facts.training.partition == PartitionKind::SignedMagnitude).then(|| {
-        let values = part("adapted values", product([parameters.adapted, 4]));
-        phase("sorting the weights", vec![values, part("sort keys", product([parameters.adapted, 8]))])
+        let values = part("adapted values", product([adapted, 4]));
+        phase("sorting the weights", vec![values, part("sort keys", product([adapted, 8]))])
     })
 }
 
+/// What a micro-batch keeps between its forward and its backward on a stage.
+struct Kept {
+    /// The blocks' inputs.
+    inputs: Bytes,
+    /// Graphs of all blocks that gradients go through; none with recompute.
+    graphs: Bytes,
+    /// The graph of the block that is in backward.
+    largest: Bytes,
+    /// The mask as booleans, made once a micro-batch.
+    mask: u64,
+}
+
+impl Kept {
+    fn new(rank: Rank<'_>, shape: &Shape<'_>) -> Self {
+        let (stage, recompute) = (rank.stage, rank.facts.training.recompute);
+        let all = stage.with_backward().map(|run| shape.kept(run.run).times(run.repeat)).collect();
+        let kept = stage.with_backward().map(|run| shape.kept(run.run));
+        Self {
+            inputs: shape.input().times(stage.block_count()),
+            graphs: if recompute { Bytes::default() } else { all },
+            largest: kept.max_by_key(|kept| kept.total).unwrap_or_default(),
+            mask: if stage.runs.iter().any(|run| run.run.windowed) { shape.mask(1).total } else { 0 },
+        }
+    }
+
+    /// Activations of so many micro-batches.
+    fn activations(&self, micro_batches: u64) -> u64 {
+        product([micro_batches, sum([self.inputs.total, self.graphs.total, self.mask])])
+    }
+}
+
 /// The moments of a micro-batch's forward and backward that can be the widest, and the bytes in small pieces.
-fn pass_phases(facts: &Facts) -> (Vec<Phase>, u64) {
-    let (shape, recompute) = (Shape::of_training(facts), facts.training.recompute);
-    let runs = facts.model.with_backward();
-    let inputs = shape.input().times(facts.model.block_count());
-    // The mask as booleans is made once a micro-batch.
-    let mask = if facts.model.blocks.iter().any(|run| run.windowed) { shape.mask(1).total } else { 0 };
-    let kept = |run: &BlockRun| shape.kept(run);
-    let all: Bytes = runs.iter().map(|run| kept(run).times(run.repeat)).collect();
-    let largest = runs.iter().map(kept).max_by_key(|kept| kept.total).unwrap_or_default();
-    // With recompute no graph outlives its block.
-    let (in_forward, in_backward) = if recompute { (Bytes::default(), largest) } else { (all, all) };
-    let activations = |kept: u64| part("activations kept for backward", sum([inputs.total, kept, mask]));
-    let adapted = widest_block(facts);
-    let copied = half_copies(facts, if recompute { adapted } else { facts.model.adapted() });
-    let copies = |bytes: u64| part("ΔW in the compute dtype", bytes);
-    let head = shape.head(facts.training.cross_entropy_chunk, 16);
-    let backward = if runs.is_empty() { Bytes::default() } else { shape.backward() };
-    let passed_on = if runs.is_empty() { 0 } else { shape.input().times(2).total };
-    // In half precision they are widened, all of a block at once.
+fn pass_phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
+    let (facts, recompute) = (rank.facts, rank.facts.training.recompute);
+    let shape = Shape::of_training(facts);
+    let (kept, count) = (Kept::new(rank, &shape), rank.stage.in_flight(rank.micro_batches));
+    let activations = |bytes: u64| part("activations kept for backward", bytes);
+    let adapted = rank.stage.widest_adapted();
+    let has_backward = rank.stage.with_backward().next().is_some();
+    let backward = if has_backward { shape.backward() } else { Bytes::default() };
+    let passed_on = if has_backward { shape.input().times(2).total } else { 0 };
+    // In half precision they are widened, one after the other.
     let c = facts.training.dtype.bytes();
-    let gradients = product([adapted, if c == 4 { 4 } else { c + 4 }]);
+    let widened = if c == 4 { 0 } else { product([largest_adapted(rank), 4]) };
+    let gradients = product([adapted, c]).saturating_add(widened);
+    let graph = if recompute { kept.largest.total } else { 0 };
+    let all = kept.activations(count);
+    let (forward, widest) = forward_phase(rank, &shape, vec![activations(all)]);
     let phases = vec![
-        phase(
-            "head and loss",
-            vec![
-                activations(in_forward.total),
-                copies(if recompute { 0 } else { copied }),
-                part("logits, softmax and gradients", head.total),
-            ],
-        ),
+        forward,
         phase(
             "backward of a block",
-            vec![
-                activations(in_backward.total),
-                copies(copied),
-                part("gradients of activations", backward.total),
-            ],
+            vec![activations(all.saturating_add(graph)), part("gradients of activations", backward.total)],
         ),
         phase(
             "gradients of a block's weights",
             vec![
-                activations(in_backward.total.saturating_sub(largest.total)),
-                copies(copied),
+                activations(all.saturating_add(graph).saturating_sub(kept.largest.total)),
                 part("gradients of activations", passed_on),
                 part("weight gradients of a block", gradients),
             ],
         ),
     ];
-    (phases, sum([inputs.heap, in_backward.heap, head.heap.max(backward.heap)]))
+    let graphs = if recompute { kept.largest.heap } else { product([count, kept.graphs.heap]) };
+    (phases, sum([product([count, kept.inputs.heap]), graphs, widest.heap.max(backward.heap)]))
 }
 
-/// Half-precision copies of so many adapted numbers; in f32 the buffers themselves are multiplied with.
-fn half_copies(facts: &Facts, adapted: u64) -> u64 {
-    match facts.training.dtype {
-        Dtype::Float32 => 0,
-        Dtype::Bfloat16 | Dtype::Float16 => product([adapted, 2]),
+/// The end of a forward: the head on the last stage; elsewhere a block, whose graph is counted with what is kept.
+fn forward_phase(rank: Rank<'_>, shape: &Shape<'_>, mut parts: Vec<Part>) -> (Phase, Bytes) {
+    if rank.stage.is_last() {
+        let head = shape.head(rank.facts.training.cross_entropy_chunk, true, rank.units.shards > 1);
+        parts.push(part("logits, softmax and gradients", head.total));
+        return (phase("head and loss", parts), head);
     }
-}
-
-/// The most adapted numbers of one block.
-fn widest_block(facts: &Facts) -> u64 {
-    facts.model.blocks.iter().map(BlockRun::adapted).max().unwrap_or(0)
+    let in_graph = !rank.facts.training.recompute && rank.stage.with_backward().next().is_some();
+    let block = if in_graph { shape.input() } else { shape.forward_alone() };
+    parts.push(part("activations of a block", block.total));
+    (phase("forward of a block", parts), block)
 }
 
 /// A batch of held-out data, forward alone.
-fn held_out(facts: &Facts) -> Option<Phase> {
-    let shape = Shape::of_rows(facts, facts.training.eval_batch_size?);
-    let head = shape.head(facts.training.cross_entropy_chunk, 12);
-    Some(phase(
-        "held-out loss",
-        vec![
-            part("ΔW in the compute dtype", half_copies(facts, widest_block(facts))),
-            part("activations or logits", shape.forward_alone().total.max(head.total)),
-        ],
-    ))
+fn held_out(rank: Rank<'_>) -> Option<Phase> {
+    let shape = Shape::of_rows(rank.facts, rank.facts.training.eval_batch_size?);
+    let head = match rank.stage.is_last() {
+        true => shape.head(rank.facts.training.cross_entropy_chunk, false, rank.units.shards > 1).total,
+        false => 0,
+    };
+    Some(phase("held-out loss", vec![part("activations or logits", shape.forward_alone().total.max(head))]))
 }
 
-/// A sample continuation has ΔW of all blocks in place at once.
-fn sampling(facts: &Facts, parameters: &Parameters) -> Option<Phase> {
-    let c = facts.training.dtype.bytes();
-    let copied = c != 4 || facts.training.recompute;
-    let copies = part("adapted weights of all blocks", product([parameters.adapted, c]));
-    (facts.training.samples && copied).then(|| phase("sample continuation", vec![copies]))
+/// A sample continuation is computed row by row like held-out data.
+fn sampling(rank: Rank<'_>) -> Option<Phase> {
+    let shape = Shape::of_rows(rank.facts, 1);
+    let activations = part("activations", shape.forward_alone().total);
+    rank.facts.training.samples.then(|| phase("sample continuation", vec![activations]))
 }
 
 fn part(name: &'static str, bytes: u64) -> Part {

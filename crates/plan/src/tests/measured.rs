@@ -21,21 +21,21 @@ const MAPPED_LIBRARIES: u64 = 140 << 20;
 #[test]
 fn what_is_alive_is_estimated_within_a_twentieth() {
     for row in [
-        (1408, 4, 8, 1024, Float32, false, 332),
-        (1408, 4, 8, 2048, Float32, false, 467),
-        (1408, 4, 8, 4096, Float32, false, 729),
-        (1408, 4, 2, 2048, Float32, false, 428),
+        (1408, 4, 8, 1024, Float32, false, 306),
+        (1408, 4, 8, 2048, Float32, false, 440),
+        (1408, 4, 8, 4096, Float32, false, 732),
+        (1408, 4, 2, 2048, Float32, false, 398),
         (1408, 4, 2, 4096, Float32, false, 662),
-        (1408, 8, 8, 2048, Float32, false, 763),
+        (1408, 8, 8, 2048, Float32, false, 745),
         (1408, 8, 8, 4096, Float32, false, 1271),
-        (2816, 4, 8, 2048, Float32, false, 633),
+        (2816, 4, 8, 2048, Float32, false, 629),
         (2816, 4, 8, 4096, Float32, false, 1082),
-        (1408, 4, 8, 1024, Float32, true, 212),
-        (1408, 4, 8, 4096, Float32, true, 382),
-        (1408, 4, 8, 1024, Bfloat16, false, 258),
-        (1408, 4, 8, 4096, Bfloat16, false, 484),
-        (1408, 4, 8, 1024, Bfloat16, true, 176),
-        (1408, 4, 8, 4096, Bfloat16, true, 239),
+        (1408, 4, 8, 1024, Float32, true, 186),
+        (1408, 4, 8, 4096, Float32, true, 368),
+        (1408, 4, 8, 1024, Bfloat16, false, 231),
+        (1408, 4, 8, 4096, Bfloat16, false, 454),
+        (1408, 4, 8, 1024, Bfloat16, true, 137),
+        (1408, 4, 8, 4096, Bfloat16, true, 234),
     ] {
         let measured = measured(row);
         let (alive, _) = estimate(&measured);
@@ -48,14 +48,14 @@ fn what_is_alive_is_estimated_within_a_twentieth() {
 #[test]
 fn what_the_allocator_holds_is_estimated_within_a_quarter() {
     for row in [
-        (1408, 4, 8, 1024, Float32, false, 454),
-        (1408, 4, 8, 2048, Float32, false, 711),
-        (1408, 4, 8, 4096, Float32, false, 1175),
+        (1408, 4, 8, 1024, Float32, false, 452),
+        (1408, 4, 8, 2048, Float32, false, 684),
+        (1408, 4, 8, 4096, Float32, false, 1188),
         (1408, 4, 2, 2048, Float32, false, 603),
         (1408, 4, 2, 4096, Float32, false, 1006),
         (1408, 8, 8, 2048, Float32, false, 1247),
         (1408, 4, 8, 4096, Float32, true, 657),
-        (1408, 4, 8, 4096, Bfloat16, false, 907),
+        (1408, 4, 8, 4096, Bfloat16, false, 738),
         (1408, 4, 8, 4096, Bfloat16, true, 382),
     ] {
         let measured = measured(row);
@@ -109,4 +109,22 @@ fn estimate(measured: &Measured) -> (f64, f64) {
     let memory = plan(&facts).memory;
     let own = |bytes: u64| (bytes - MAPPED_LIBRARIES) as f64 / f64::from(1 << 20);
     (own(memory.peak), own(memory.peak + memory.allocator))
+}
+
+/// Ranks of other meshes, four micro-batches of 1,024 tokens, eight blocks, f32: the most that any of them had.
+#[test]
+fn ranks_of_other_meshes_are_estimated_within_a_twentieth() {
+    for (dp_replicate, dp_shard, pp, recompute, mib) in
+        [(2, 1, 1, false, 483), (1, 2, 1, false, 464), (1, 1, 2, false, 397), (1, 2, 1, true, 218)]
+    {
+        let mut facts = facts(model([512, 1408, 8, 8, 8, 64, 4096], ATTENTION));
+        facts.data = Data { rows: Some(16), longest_tokens: Some(1024), max_seq_length: 1024, ..facts.data };
+        let training = Training { recompute, d: 4096, dropout: 0.0, ..facts.training };
+        facts.training = Training { micro_batch_size: 1, accumulation: 4, ..training };
+        facts.ranks = mesh(dp_replicate, dp_shard, pp);
+        let memory = plan(&facts).memory;
+        let alive = (memory.peak - MAPPED_LIBRARIES) as f64 / f64::from(1 << 20);
+        let error = alive / f64::from(mib) - 1.0;
+        assert!(error.abs() < 0.05, "{alive:.0} MiB, measured {mib}: {error:+.3}");
+    }
 }

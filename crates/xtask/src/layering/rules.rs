@@ -53,6 +53,7 @@ const CLI_USES: &[&str] = &[
     "hub",
     "merge",
     "plan",
+    "synthetic",
     "trainer",
 ];
 
@@ -69,6 +70,7 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "eval", may_use: &["model"], may_name: LIBTORCH, ..LIBRARY },
     Member { name: "checkpoint", ..LIBRARY },
     Member { name: "config", ..LIBRARY },
+    Member { name: "synthetic", ..LIBRARY },
     Member {
         name: "merge",
         may_use: &["adapter", "model", "partition", "projection"],

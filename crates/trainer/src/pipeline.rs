@@ -1,0 +1,302 @@
+//! A step's work of one rank: which micro-batches go through its stage when, where their inputs come from and where
+//! their outputs go.
+//!
+//! The rank goes through the actions of its stage's schedule as often as any rank that shares its weights. In a round
+//! for which its pipeline has no micro-batch it takes part in the gathers alone.
+
+use std::collections::VecDeque;
+
+use comm::{Communicator, Pending, Region};
+use data::MicroBatch;
+use mesh::{Action, Mesh, one_forward_one_backward};
+use projection::Reducer;
+use tch::Tensor;
+
+use crate::TrainError;
+use crate::overlay::ScaledTheta;
+use crate::pass::{Pass, Tape, Update};
+use crate::weights::FrozenWeights;
+
+/// A rank's stage with its weights and its neighbours.
+pub(crate) struct Pipeline<'a> {
+    pub mesh: Mesh,
+    pub rank: usize,
+    pub pass: Pass<'a>,
+    pub weights: Box<dyn FrozenWeights>,
+    /// The ranks of this pipeline, by stage.
+    pub stages: Box<dyn Communicator>,
+}
+
+/// The micro-batches of this rank's pipeline, and what is done with them.
+pub(crate) struct Work<'w> {
+    /// Those of the pipeline, in order.
+    pub batches: &'w [MicroBatch],
+    /// How often the ranks that share weights go through them.
+    pub rounds: usize,
+    /// s·θ.
+    pub theta: ScaledTheta<'w>,
+}
+
+/// What a training step adds to [`Work`].
+pub(crate) struct Training<'w> {
+    /// The micro-batches' masks on ΔW, one each.
+    pub dropout: &'w [Option<projection::Dropout>],
+    /// Labels of the whole step.
+    pub normaliser: f64,
+    /// Takes the gradient of θ.
+    pub reducer: &'w mut Reducer,
+}
+
+impl Pipeline<'_> {
+    /// Collective. Forward and backward of this rank's work in a step. Returns the micro-batches' loss sums (nats) on
+    /// the last stage, nothing on the others.
+    pub(crate) fn train(&mut self, work: &Work<'_>, training: Training<'_>) -> Result<Vec<f64>, TrainError> {
+        let Training { dropout, normaliser, reducer } = training;
+        let stage = self.pass.stage.clone();
+        let actions = one_forward_one_backward(stage.number, stage.of, work.rounds);
+        let units = stage.units(self.pass.model.config());
+        self.weights.begin(units.training(&actions), &self.tokens(work))?;
+        let mut inputs = Inbox::new(self.stages.as_ref(), stage.number.checked_sub(1), self.messages(work))?;
+        let sender = stage.gets_gradients().then_some(stage.number + 1);
+        let mut upstreams = Inbox::new(self.stages.as_ref(), sender, self.messages(work))?;
+        let mut outbox = Outbox::default();
+        let (mut losses, mut tapes) = (Vec::new(), VecDeque::new());
+        for action in actions {
+            let (Action::Forward(number) | Action::Backward(number)) = action;
+            let Some(batch) = work.batches.get(number) else {
+                self.accompany(action, &units.training_tiles())?;
+                continue;
+            };
+            let update = Update { theta: work.theta, dropout: dropout[number] };
+            match action {
+                Action::Forward(_) => {
+                    let input = self.input(&mut inputs, batch)?;
+                    let (output, tape) = self.pass.forward(self.weights.as_mut(), batch, input, update)?;
+                    let upstream = match stage.is_last() {
+                        true => {
+                            let head =
+                                self.pass.head(self.weights.as_mut(), &output, batch, Some(normaliser))?;
+                            losses.push(head.loss_sum);
+                            head.grad
+                        }
+                        false => {
+                            outbox.send(self.stages.as_ref(), stage.number + 1, &output)?;
+                            None
+                        }
+                    };
+                    tapes.push_back((tape, upstream));
+                }
+                Action::Backward(_) => {
+                    let Some((tape, upstream)) = tapes.pop_front() else {
+                        unreachable!("a forward came before")
+                    };
+                    let upstream = match upstream {
+                        None if stage.gets_gradients() => Some(self.receive(&mut upstreams, batch)?),
+                        own => own,
+                    };
+                    self.backward(tape, upstream, update, normaliser, reducer, &mut outbox)?;
+                }
+            }
+        }
+        outbox.finish();
+        Ok(losses)
+    }
+
+    /// Backward of a micro-batch, where there is anything to go backward through.
+    fn backward(
+        &mut self,
+        tape: Tape,
+        upstream: Option<Tensor>,
+        update: Update<'_>,
+        normaliser: f64,
+        reducer: &mut Reducer,
+        outbox: &mut Outbox,
+    ) -> Result<(), TrainError> {
+        let Some(upstream) = upstream else { return Ok(()) };
+        let weights = self.weights.as_mut();
+        let gradient = self.pass.backward(weights, tape, upstream, update, normaliser, reducer)?;
+        match gradient {
+            Some(gradient) => outbox.send(self.stages.as_ref(), self.pass.stage.number - 1, &gradient),
+            None => Ok(()),
+        }
+    }
+
+    /// Collective. Forward alone. Returns loss sum (nats) and predicted tokens of each micro-batch on the last stage.
+    pub(crate) fn evaluate(&mut self, work: &Work<'_>) -> Result<Vec<(f64, u64)>, TrainError> {
+        let mut results = Vec::new();
+        self.infer(work, |pipeline, hidden, batch| {
+            let head = pipeline.pass.head(pipeline.weights.as_mut(), hidden, batch, None)?;
+            results.push((head.loss_sum, head.tokens));
+            Ok(())
+        })?;
+        Ok(results)
+    }
+
+    /// Collective. The likeliest next token of a micro-batch of one row, on the last stage.
+    pub(crate) fn next_token(&mut self, work: &Work<'_>) -> Result<Option<u32>, TrainError> {
+        let mut token = None;
+        self.infer(work, |pipeline, hidden, _| {
+            token = Some(pipeline.pass.next_token(pipeline.weights.as_mut(), hidden)?);
+            Ok(())
+        })?;
+        Ok(token)
+    }
+
+    /// Collective. Forward of all micro-batches; `last` is called with the output of the last stage's blocks.
+    fn infer(
+        &mut self,
+        work: &Work<'_>,
+        mut last: impl FnMut(&mut Self, &Tensor, &MicroBatch) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        let stage = self.pass.stage.clone();
+        let units = stage.units(self.pass.model.config());
+        self.weights.begin(units.forwards(work.rounds), &self.tokens(work))?;
+        let mut inputs = Inbox::new(self.stages.as_ref(), stage.number.checked_sub(1), self.messages(work))?;
+        let mut outbox = Outbox::default();
+        for number in 0..work.rounds {
+            let Some(batch) = work.batches.get(number) else {
+                self.accompany(Action::Forward(number), &units.forward_tiles())?;
+                continue;
+            };
+            let input = self.input(&mut inputs, batch)?;
+            let output = self.pass.infer(self.weights.as_mut(), batch, input, work.theta)?;
+            match stage.is_last() {
+                true => last(self, &output, batch)?,
+                false => outbox.send(self.stages.as_ref(), stage.number + 1, &output)?,
+            }
+        }
+        outbox.finish();
+        Ok(())
+    }
+
+    /// Takes part in the gathers of an action for which this rank has no micro-batch.
+    fn accompany(&mut self, action: Action, tiles: &[usize]) -> Result<(), TrainError> {
+        let weights = self.weights.as_mut();
+        let units = self.pass.stage.units(self.pass.model.config());
+        match action {
+            Action::Forward(_) => {
+                for block in units.blocks.clone() {
+                    weights.acquire(block);
+                    weights.release(block);
+                }
+                if self.pass.stage.is_last() {
+                    weights.open_head();
+                    for tile in tiles {
+                        let _ = weights.tile(*tile)?;
+                    }
+                    weights.close_head();
+                }
+            }
+            Action::Backward(_) => {
+                for block in units.with_backward().rev() {
+                    weights.acquire(block);
+                    weights.release(block);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tokens whose embeddings this rank needs.
+    fn tokens(&self, work: &Work<'_>) -> Vec<i64> {
+        match self.pass.stage.is_first() {
+            true => work.batches.iter().flat_map(|batch| batch.input_ids.iter().copied()).collect(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Lengths of what moves between two stages, bytes a micro-batch.
+    fn messages(&self, work: &Work<'_>) -> Vec<usize> {
+        work.batches.iter().map(|batch| self.message_bytes(batch)).collect()
+    }
+
+    fn message_bytes(&self, batch: &MicroBatch) -> usize {
+        let (config, kind) = (self.pass.model.config(), self.pass.model.kind());
+        batch.rows * batch.len * config.hidden_size as usize * kind.elt_size_in_bytes()
+    }
+
+    /// What enters the stage's first block.
+    fn input(&mut self, inbox: &mut Inbox, batch: &MicroBatch) -> Result<Tensor, TrainError> {
+        match self.pass.stage.is_first() {
+            true => Ok(self.pass.embed(self.weights.as_ref(), batch)),
+            false => self.receive(inbox, batch),
+        }
+    }
+
+    /// The next message of a neighbour, `[B, T, H]`.
+    fn receive(&self, inbox: &mut Inbox, batch: &MicroBatch) -> Result<Tensor, TrainError> {
+        let (config, kind) = (self.pass.model.config(), self.pass.model.kind());
+        let shape = [batch.rows as i64, batch.len as i64, config.hidden_size];
+        let region = inbox.next(self.stages.as_ref())?;
+        Ok(Tensor::from_data_size(region.bytes(), &shape, kind))
+    }
+}
+
+/// Messages of a neighbour in order, two of them on their way at a time.
+struct Inbox {
+    from: usize,
+    lengths: VecDeque<usize>,
+    coming: VecDeque<Pending<Region>>,
+}
+
+impl Inbox {
+    const AHEAD: usize = 2;
+
+    /// Expects messages of these lengths; none where there is no such neighbour.
+    fn new(comm: &dyn Communicator, from: Option<usize>, lengths: Vec<usize>) -> Result<Self, TrainError> {
+        let lengths = if from.is_some() { lengths.into() } else { VecDeque::new() };
+        let mut inbox = Self { from: from.unwrap_or(0), lengths, coming: VecDeque::new() };
+        inbox.expect(comm)?;
+        Ok(inbox)
+    }
+
+    fn expect(&mut self, comm: &dyn Communicator) -> Result<(), TrainError> {
+        while self.coming.len() < Self::AHEAD
+            && let Some(length) = self.lengths.pop_front()
+        {
+            self.coming.push_back(comm.start_receive(self.from, message(length)?));
+        }
+        Ok(())
+    }
+
+    fn next(&mut self, comm: &dyn Communicator) -> Result<Region, TrainError> {
+        let Some(next) = self.coming.pop_front() else { unreachable!("more messages than micro-batches") };
+        let region = next.wait();
+        self.expect(comm)?;
+        Ok(region)
+    }
+}
+
+/// Messages on their way to neighbours.
+#[derive(Default)]
+struct Outbox(VecDeque<Pending<()>>);
+
+impl Outbox {
+    /// Messages that may be under way at once: the receiver expects as many.
+    const AHEAD: usize = 2 * Inbox::AHEAD;
+
+    fn send(&mut self, comm: &dyn Communicator, to: usize, tensor: &Tensor) -> Result<(), TrainError> {
+        if self.0.len() >= Self::AHEAD
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.wait();
+        }
+        let tensor = tensor.contiguous();
+        let numbers = tensor.numel();
+        let mut region = message(numbers * tensor.kind().elt_size_in_bytes())?;
+        tensor
+            .f_copy_data_u8(region.bytes_mut(), numbers)
+            .map_err(|error| TrainError::Message(error.to_string()))?;
+        self.0.push_back(comm.start_send(to, region.into()));
+        Ok(())
+    }
+
+    fn finish(self) {
+        self.0.into_iter().for_each(Pending::wait);
+    }
+}
+
+fn message(length: usize) -> Result<Region, TrainError> {
+    Region::new(length)
+        .map_err(|source| TrainError::NoMemoryForWeights { what: "activations on their way", source })
+}
