@@ -7,7 +7,9 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::harness::{Outcome, Ranks, Running, command, program, repository, scratch};
+use crate::harness::{
+    Outcome, Ranks, Running, command, program, repository, scratch, thetas, train, training,
+};
 
 /// A folder with the doubles, built once.
 fn doubles() -> &'static Path {
@@ -48,6 +50,21 @@ fn on_doubles(command: &mut Command, libraries: &Path, variables: &[(&str, &str)
 
 fn flat(outcome: &Outcome) -> String {
     outcome.stdout.split_whitespace().collect::<Vec<&str>>().join(" ")
+}
+
+/// Sharded and pipelined training over NCCL ends where one rank ends.
+#[test]
+fn training_over_nccl() {
+    let folder = scratch();
+    let alone = folder.path().join("alone");
+    train(Ranks::Alone, &alone, &[]);
+    for (n, mesh) in [(2, ["--dp-shard", "2"]), (2, ["--pp", "2"]), (3, ["--dp-replicate", "3"])] {
+        let output = folder.path().join(mesh.join(""));
+        let mut command = training(Ranks::Mpi(n), &output, &[&["--comm", "nccl"], &mesh[..]].concat());
+        on_doubles(&mut command, doubles(), &[]);
+        Running::start(command).finish().expect_code(0).expect_text("nccl: as --comm asks");
+        assert_eq!(thetas(&output), thetas(&alone), "{mesh:?}");
+    }
 }
 
 /// Every kind of message, several at once, a split, all answers right; everything is given back before the context is.
