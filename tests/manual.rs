@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::harness::{alone, check_message, scratch, snapshot};
 
 /// Every command, with those of its own.
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "metamath",
     "train",
     "plan",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 17] = [
     "inspect adapter",
     "inspect checkpoint",
     "inspect model",
+    "doctor",
     "completions",
     "man",
 ];
