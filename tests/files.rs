@@ -109,7 +109,7 @@ fn run_json_says_what_ran() {
     let run = read_json(&output.join("run.json"));
     assert_eq!(run["config"]["d"], 2048);
     assert_eq!(run["config"]["max-steps"], 6);
-    assert_eq!(run["mesh"], serde_json::json!({"dp_replicate": 3, "dp_shard": 1, "pp": 1}));
+    assert_eq!(run["mesh"], serde_json::json!({"dp_replicate": 1, "dp_shard": 3, "pp": 1}));
     for what in ["model", "data"] {
         assert!(run["fingerprints"][what].as_str().is_some_and(|f| f.len() >= 32), "{what}");
     }

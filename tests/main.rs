@@ -31,6 +31,7 @@ mod own_data;
 mod planning;
 mod random_model;
 mod ranks;
+mod real_shape;
 mod resume;
 mod settings;
 mod two_hosts;

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::program;
 
-/// After this long a process hangs. Nothing here takes a tenth of it.
+/// After this long a process hangs. Nothing here takes a tenth of it, but what is waited for patiently.
 const HANGS: Duration = Duration::from_secs(90);
+const HANGS_PATIENTLY: Duration = Duration::from_secs(3600);
 
 /// How a process ended and what it said.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ pub struct Running {
     stdout: File,
     stderr: File,
     started: Instant,
+    patience: Duration,
 }
 
 impl Running {
@@ -52,7 +54,14 @@ impl Running {
         command.stdin(Stdio::null());
         command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
         let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
-        Self { child, stdout, stderr, started: Instant::now() }
+        Self { child, stdout, stderr, started: Instant::now(), patience: HANGS }
+    }
+
+    /// The same for what takes minutes.
+    pub fn patiently(command: Command) -> Self {
+        let mut running = Self::start(command);
+        running.patience = HANGS_PATIENTLY;
+        running
     }
 
     /// Waits for its end.
@@ -80,7 +89,7 @@ impl Running {
 
     fn watch(&mut self, mut over: impl FnMut(&mut Self) -> bool) {
         while !over(self) {
-            if self.started.elapsed() > HANGS {
+            if self.started.elapsed() > self.patience {
                 self.kill_tree();
                 let said = self.outcome_so_far();
                 panic!("hangs\n--- stdout\n{}\n--- stderr\n{}", said.stdout, said.stderr);

@@ -96,13 +96,20 @@ pub struct TrainConfig {
     pub comm: Comm,
     #[serde(default)]
     pub share_gpu: bool,
-    /// None: all ranks.
+    /// None: what the other axes leave.
     pub dp_replicate: Option<usize>,
+    /// None: what the other axes leave.
     pub dp_shard: Option<usize>,
     pub pp: usize,
+    /// Runs that were started before there was this setting have it on.
+    #[serde(default = "yes")]
     pub prefetch: bool,
     pub memory_check: bool,
     pub threads: usize,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl TrainConfig {

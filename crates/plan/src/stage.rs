@@ -15,10 +15,10 @@ const SPLIT_BY_COST: usize = 1 << 10;
 /// softmax, the MLP's activation, residual sums and their gradients, which are bound by memory. Fitted to measurement
 /// (docs/PERFORMANCE.md): of a block about 40 elements a hidden unit and 12 an intermediate one pass by in forward and
 /// backward.
-const HIDDEN_OPERATIONS: u64 = 300 * 40;
-const INTERMEDIATE_OPERATIONS: u64 = 300 * 12;
-/// The same for a logit, whose memory is used again at once.
-const LOGIT_OPERATIONS: u64 = 400;
+const HIDDEN_OPERATIONS: u64 = 230 * 40;
+const INTERMEDIATE_OPERATIONS: u64 = 230 * 12;
+/// The same for a logit, which is read and written several times in float32.
+const LOGIT_OPERATIONS: u64 = 1100;
 
 /// The blocks of each of `pp` stages, by the cost of a token: 2 operations for a weight of the blocks below the first
 /// adapted one (forward alone), 4 for a frozen weight of the others (forward, and the gradient of its input), 6 for an

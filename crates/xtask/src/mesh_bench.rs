@@ -11,7 +11,7 @@ use crate::shell::{Failure, Outcome, display, run_quietly, say, show};
 
 const ROUNDS: usize = 3;
 /// Steps of a run; the first one warms up and does not count.
-const STEPS: usize = 4;
+const STEPS: usize = 3;
 
 struct Variant {
     name: &'static str,
