@@ -14,12 +14,12 @@ fn stages_follow_the_cost_of_blocks() {
     let lengths = |model: &Model, pp: usize| -> Vec<usize> {
         stages(model, pp).unwrap().iter().map(ExactSizeIterator::len).collect()
     };
-    // Six blocks of 192·6 + 144·4 = 1,728 and what 8 + 6 elements cost, 8·12,000 + 6·3,600; a head of 10·(32 + 400).
+    // Six blocks of 192·6 + 144·4 = 1,728 and what 8 + 6 elements cost, 8·9,200 + 6·2,760; a head of 10·(32 + 1,100).
     let mut six = model([8, 6, 6, 2, 1, 4, 10], ATTENTION);
     assert_eq!(lengths(&six, 1), [6]);
     assert_eq!(lengths(&six, 2), [3, 3]);
     // A head as dear as two blocks takes their place.
-    six.vocab = 552;
+    six.vocab = 162;
     assert_eq!(lengths(&six, 2), [4, 2]);
     // Blocks below the first adapted one cost a third or so: 2·336 and a third of the elements.
     let mut late = model([8, 6, 6, 2, 1, 4, 10], ATTENTION);
