@@ -85,8 +85,8 @@ fn end() -> ! {
 
 /// Name of this machine, for messages and to tell it from others.
 pub fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    if name.trim().is_empty() { "an unnamed host".to_owned() } else { name.trim().to_owned() }
+    let name = comm::host_name();
+    if name.is_empty() { "an unnamed host".to_owned() } else { name }
 }
 
 /// Ends this process at once, without finalising MPI, which would wait for peers that wait for this rank: the launcher

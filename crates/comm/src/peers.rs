@@ -39,11 +39,10 @@ impl Peer {
     /// This process.
     pub(crate) fn this(rank: usize) -> Self {
         let pid = std::process::id();
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         Self {
             rank,
-            host: host.trim().to_owned(),
+            host: crate::host_name(),
             pid,
             namespace: namespace.to_string_lossy().into_owned(),
             started: alive(Path::new("/proc"), pid).unwrap_or(0),

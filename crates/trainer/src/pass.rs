@@ -165,9 +165,7 @@ impl Pass<'_> {
     ) -> Result<Option<Tensor>, TrainError> {
         let (first, lift) = (self.stage.first_adapted, self.lift(normaliser));
         let Tape { context, mut blocks } = tape;
-        let with_backward =
-            first.clamp(self.stage.blocks.start, self.stage.blocks.end)..self.stage.blocks.end;
-        for block in with_backward.rev() {
+        for block in self.stage.units(self.model.config()).with_backward().rev() {
             let Some(Taped { input, graph }) = blocks.pop() else { unreachable!("every block was taped") };
             let frozen = weights.acquire(block);
             let (adapted, output) = match graph {

@@ -143,7 +143,6 @@ fn facts(config: &TrainConfig, inputs: &Inputs, ranks: Ranks, available_memory: 
 
 /// Collective: how many ranks share this rank's host, by its name.
 fn ranks_on_host(comm: &dyn Communicator) -> u64 {
-    let name = std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
-    let names = comm.all_gather(&name);
+    let names = comm.all_gather(comm::host_name().as_bytes());
     names.iter().filter(|other| **other == names[comm.rank()]).count().max(1) as u64
 }
