@@ -13,8 +13,11 @@ pub struct Pending<T> {
 
 enum State<T> {
     Done(T),
-    Going { result: Receiver<T>, account: Account },
+    Going { result: Receiver<T>, account: Account, hurry: Hurry },
 }
+
+/// Tells whoever carries an operation on that it is waited for.
+pub(crate) type Hurry = Box<dyn FnOnce() + Send>;
 
 /// Where the time spent waiting is counted.
 #[derive(Debug, Clone)]
@@ -30,14 +33,14 @@ impl<T> Pending<T> {
         Self { state: State::Done(value) }
     }
 
-    /// An operation that will send its result.
+    /// An operation that will send its result; `hurry` is called when somebody begins to wait for it.
     #[cfg_attr(
         not(any(feature = "mpi", feature = "nccl")),
         allow(dead_code, reason = "only communicators with peers wait")
     )]
-    pub(crate) fn going(account: Account) -> (Sender<T>, Self) {
+    pub(crate) fn going(account: Account, hurry: Hurry) -> (Sender<T>, Self) {
         let (sender, result) = channel();
-        (sender, Self { state: State::Going { result, account } })
+        (sender, Self { state: State::Going { result, account, hurry } })
     }
 
     /// Its result, if it is over; nothing is counted as waiting.
@@ -45,8 +48,8 @@ impl<T> Pending<T> {
     pub(crate) fn poll(self) -> Result<T, Self> {
         match self.state {
             State::Done(value) => Ok(value),
-            State::Going { result, account } => {
-                result.try_recv().map_err(|_| Self { state: State::Going { result, account } })
+            State::Going { result, account, hurry } => {
+                result.try_recv().map_err(|_| Self { state: State::Going { result, account, hurry } })
             }
         }
     }
@@ -58,8 +61,9 @@ impl<T> Pending<T> {
     pub fn wait(self) -> T {
         match self.state {
             State::Done(value) => value,
-            State::Going { result, account } => {
+            State::Going { result, account, hurry } => {
                 let started = Instant::now();
+                hurry();
                 let value =
                     result.recv().expect("the thread that carries messages outlives its communicators");
                 account.ledger.waited(account.axis, account.operation, started.elapsed());

@@ -414,6 +414,12 @@ static SECTIONS: [Section; 7] = [
             ),
             key("pp", COUNT, "1", "Pipeline stages of contiguous blocks"),
             key("prefetch", Kind::Bool, "true", "With --dp-shard, gather the next block while one computes"),
+            key(
+                "pp-ahead",
+                Kind::Bool,
+                "true",
+                "With --pp, let stages make a forward more before their first backward: messages hide behind it",
+            ),
             key("memory-check", Kind::Bool, "true", "Refuse a run that the host seems to have too little memory for"),
             key("threads", Kind::Int { min: 1, max: 1024 }, "1", "Compute threads a rank; kept on resume")
                 .identity(),

@@ -104,6 +104,9 @@ pub struct TrainConfig {
     /// Runs that were started before there was this setting have it on.
     #[serde(default = "yes")]
     pub prefetch: bool,
+    /// Likewise.
+    #[serde(default = "yes")]
+    pub pp_ahead: bool,
     pub memory_check: bool,
     pub threads: usize,
 }

@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn a_unit_needed_again_at_once_is_gathered_once() {
         let first = StageUnits { blocks: 0..2, first_adapted: 0, tiles: 0 };
-        let found = units(&first.training(&one_forward_one_backward(0, 2, 2)));
+        let found = units(&first.training(&one_forward_one_backward(1, 2)));
         // F0 F1 B0 B1
         let expected = [
             (Block(0), 1),
@@ -127,12 +127,12 @@ mod tests {
         ];
         assert_eq!(found, expected);
         let last = StageUnits { blocks: 2..4, first_adapted: 3, tiles: 2 };
-        let found = units(&last.training(&one_forward_one_backward(0, 1, 1)));
+        let found = units(&last.training(&one_forward_one_backward(0, 1)));
         let head = [(Tile(0), 1), (Tile(1), 2), (Tile(0), 1)];
         assert_eq!(found, [&[(Block(2), 1), (Block(3), 1)], &head[..], &[(Block(3), 1)]].concat());
         assert_eq!(units(&last.forwards(1)), [(Block(2), 1), (Block(3), 1), (Tile(0), 1), (Tile(1), 1)]);
         let one_tile = StageUnits { blocks: 0..1, first_adapted: 0, tiles: 1 };
-        let found = units(&one_tile.training(&one_forward_one_backward(0, 1, 2)));
+        let found = units(&one_tile.training(&one_forward_one_backward(0, 2)));
         assert_eq!(found, [(Block(0), 1), (Tile(0), 1), (Block(0), 2), (Tile(0), 1), (Block(0), 1)]);
     }
 

@@ -12,7 +12,7 @@ mod stages;
 
 pub use gathers::{Gather, StageUnits, Unit, piece_bytes, piece_rows};
 pub use grid::{Coordinates, Degrees, Mesh, MeshError, Wanted};
-pub use pipeline::{Action, one_forward_one_backward};
+pub use pipeline::{Action, one_forward_one_backward, warm_up};
 pub use stages::{StageError, stages};
 
 use std::ops::Range;

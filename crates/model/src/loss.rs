@@ -26,8 +26,8 @@ pub struct CrossEntropy {
 ///
 /// `hidden` is `[B, T, H]`, `labels` row-major `[B, T]`; `norm` maps `[N, H]` → `[N, H]`; `head` is `[V, H]`. Only
 /// supervised positions are computed, `chunk` of them at a time (0: all at once). Where the whole head is at hand at
-/// most `chunk × V` logits are alive; where it comes tile by tile, at most `chunk` × a tile's rows, and logits are made
-/// twice when a gradient is wanted. Logits are taken in the compute dtype and widened to f32, as transformers does. With
+/// most `chunk × V` logits are alive, likewise where the micro-batch is a single chunk; where the head comes tile by tile to
+/// several chunks, at most `chunk` × a tile's rows, and logits are made twice when a gradient is wanted. Logits are taken in the compute dtype and widened to f32, as transformers does. With
 /// `normaliser` the gradient of `loss_sum / normaliser` is made as well.
 ///
 /// # Errors
@@ -44,13 +44,16 @@ pub fn cross_entropy<E>(
     let (rows, length, width) = (size[0], size[1], size[2]);
     let (positions, targets) = supervised(labels, length as usize);
     let flat = hidden.detach().reshape([rows * length, width]);
-    let chunk = if chunk == 0 { positions.len().max(1) } else { chunk };
+    let chunk = if chunk == 0 { labels.len().max(1) } else { chunk };
     let mut chunks: Vec<Chunk> = positions
         .chunks(chunk)
         .zip(targets.chunks(chunk))
         .map(|(positions, targets)| Chunk::new(&flat, positions, targets))
         .collect();
-    match head.is_at_hand() {
+    // By the size of the micro-batch, not by its labels, so that what is needed is known beforehand. Without any label
+    // the tiles are gone through all the same: other ranks may wait for them.
+    let keeps_logits = chunks.len() == 1 && rows * length <= chunk as i64;
+    match head.is_at_hand() || keeps_logits {
         true => by_chunk(&mut chunks, norm, head, normaliser)?,
         false => by_tile(&mut chunks, norm, head, normaliser)?,
     }
@@ -69,7 +72,7 @@ pub fn cross_entropy<E>(
     Ok(CrossEntropy { loss_sum, tokens: positions.len() as u64, grad })
 }
 
-/// Chunk after chunk: a chunk's logits of all tiles are kept for its gradient. The order of additions is [`by_tile`]'s.
+/// Chunk after chunk: a chunk's logits of all tiles are kept for its gradient, and the tiles come there and back. The order of additions is [`by_tile`]'s.
 fn by_chunk<E>(
     chunks: &mut [Chunk],
     norm: &dyn Fn(&Tensor) -> Tensor,

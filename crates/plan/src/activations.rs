@@ -149,14 +149,15 @@ impl<'a> Shape<'a> {
     /// | hidden states, and those of the positions in chunks | 2·N·H | always |
     /// | gradient by them, and by what the norm makes of them | N·H, N·H f32 | with gradients |
     /// | what the norm makes of all positions | N·H | tile by tile; otherwise of a chunk, as below |
-    /// | a chunk's logits | f32, of V, or of a tile | of V with gradients, unless tile by tile |
+    /// | a chunk's logits | f32, of V, or of a tile | of V with gradients, unless tile by tile to several chunks |
     /// | their exponentials | f32, of a tile | always; in half precision their place is taken by turns |
     /// | a chunk's normed hidden states and their gradient | 2 of H | always |
     pub fn head(&self, chunk: u64, with_gradients: bool, gathered: bool) -> Bytes {
         let hidden = self.model.hidden;
         let positions = if chunk == 0 { self.tokens() } else { chunk.min(self.tokens()) };
         let tile = self.model.vocab.min(TILE_ROWS);
-        let columns = if with_gradients && !gathered { self.model.vocab } else { tile };
+        let keeps_logits = !gathered || positions == self.tokens();
+        let columns = if with_gradients && keeps_logits { self.model.vocab } else { tile };
         // Logits are kept tile by tile.
         let (tiles, rest) = (columns / TILE_ROWS, columns % TILE_ROWS);
         let logits = |width: u64| product([positions, width, 4]);

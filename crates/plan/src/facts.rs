@@ -158,6 +158,8 @@ pub struct Training {
     pub recompute: bool,
     /// Where weights are shared out, the next unit is gathered while one is in use.
     pub prefetch: bool,
+    /// Stages of a pipeline make a forward more before their first backward ([`mesh::warm_up`]).
+    pub pp_ahead: bool,
     /// Positions whose logits are alive at once; 0 for all.
     pub cross_entropy_chunk: u64,
     /// Compute threads a rank.

@@ -208,6 +208,9 @@ fn changes(facts: &Facts) -> (Vec<(String, Facts)>, Facts) {
     if facts.training.prefetch && facts.ranks.mesh.dp_shard > 1 {
         add("--prefetch false".to_owned(), &|facts| facts.training.prefetch = false);
     }
+    if facts.training.pp_ahead && facts.ranks.mesh.pp > 1 {
+        add("--pp-ahead false".to_owned(), &|facts| facts.training.pp_ahead = false);
+    }
     if facts.training.dtype == Dtype::Float32 {
         add("--dtype bfloat16".to_owned(), &|facts| facts.training.dtype = Dtype::Bfloat16);
     }

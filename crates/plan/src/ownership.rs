@@ -29,7 +29,7 @@ pub struct StagePlan {
     pub end_weight: u64,
     /// Frozen weights that one of its ranks holds, bytes: all of the stage's, or the S-th part.
     pub held_bytes: u64,
-    /// Micro-batches that are between forward and backward at most, min(P − p, M).
+    /// Micro-batches that are between forward and backward at most ([`mesh::warm_up`]).
     pub in_flight: u64,
     /// Share of the model's work, by the costs that stages are split by.
     pub work_share: f64,
@@ -49,7 +49,7 @@ pub(crate) fn of(facts: &Facts, layout: &Layout<'_>, steps: &Steps, memory: &Mem
         first_weight: stage.adapted.start,
         end_weight: stage.adapted.end,
         held_bytes: units.ends(stage).saturating_add(units.blocks(stage)),
-        in_flight: stage.in_flight(steps.busiest_rank),
+        in_flight: stage.in_flight(steps.busiest_rank, facts.training.pp_ahead),
         work_share: share,
         peak: *peak,
     };

@@ -134,10 +134,14 @@ impl<'a> Stage<'a> {
         self.index.saturating_add(1) == self.of
     }
 
-    /// Micro-batches between their forward and their backward, of which stage p of P has at most min(P − p, M) where its
-    /// pipeline has M in a step (1F1B).
-    pub fn in_flight(&self, micro_batches: u64) -> u64 {
-        self.of.saturating_sub(self.index).min(micro_batches).max(1)
+    /// Forwards before the stage's first pair of a forward and a backward ([`mesh::warm_up`]).
+    pub fn warm_up(&self, ahead: bool) -> u64 {
+        mesh::warm_up(self.index as usize, self.of as usize, ahead) as u64
+    }
+
+    /// Micro-batches between their forward and their backward at most, where the stage's pipeline has so many in a step.
+    pub fn in_flight(&self, micro_batches: u64, ahead: bool) -> u64 {
+        self.warm_up(ahead).saturating_add(1).min(micro_batches).max(1)
     }
 
     pub fn block_count(&self) -> u64 {

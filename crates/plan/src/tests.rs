@@ -73,6 +73,7 @@ fn facts(model: Model) -> Facts {
             dropout: 0.05,
             recompute: false,
             prefetch: true,
+            pp_ahead: true,
             cross_entropy_chunk: 1024,
             threads: 1,
             save_steps: 250,

@@ -94,8 +94,9 @@ impl Volumes {
         let wanted = (tokens * steps.busiest_rank as f64).ceil() as u64;
         let wanted = wanted.min(model.vocab);
         let rows = product([wanted, model.hidden, units.number]);
-        let stages: Vec<RankTraffic> =
-            (0..layout.stages.len()).map(|at| RankTraffic::of(&layout.stages, at, units)).collect();
+        let stages: Vec<RankTraffic> = (0..layout.stages.len())
+            .map(|at| RankTraffic::of(&layout.stages, at, units, facts.training.pp_ahead))
+            .collect();
         Self {
             all_reduce: product([facts.training.d.saturating_add(1), 8]),
             small_gathers: short.saturating_add(losses),

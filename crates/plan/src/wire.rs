@@ -71,7 +71,7 @@ struct Amounts {
 struct GatheredUnits {
     bytes: Amounts,
     gathers: Amounts,
-    /// Stages after this one: the forwards of 1F1B's warm-up, unless there are fewer in all.
+    /// The forwards of 1F1B's warm-up, unless there are fewer in all.
     warm_up: u64,
 }
 
@@ -99,7 +99,7 @@ impl Directions {
 }
 
 impl GatheredUnits {
-    fn new(stage: &Stage<'_>, units: Units) -> Self {
+    fn new(stage: &Stage<'_>, units: Units, ahead: bool) -> Self {
         let model = stage.model;
         // A rank receives the others' pieces.
         let others = units.shards.saturating_sub(1);
@@ -120,7 +120,7 @@ impl GatheredUnits {
         };
         let bytes = of(&|piece| product([piece, others]), table.map(|piece| product([piece, others])));
         let gathers = of(&|_| 1, [tiles, tiles.min(1)]);
-        Self { bytes, gathers, warm_up: (stage.of - 1).saturating_sub(stage.index) }
+        Self { bytes, gathers, warm_up: stage.warm_up(ahead) }
     }
 
     /// Rounds of training. Each gathers every block forward, the head's tiles there and back, and from the last to the
@@ -187,24 +187,30 @@ impl Meetings {
 }
 
 impl RankTraffic {
-    /// The traffic of `rank`, which is below the mesh's number of ranks.
+    /// The traffic of `rank`, which is below the mesh's number of ranks; `ahead` as in [`mesh::warm_up`].
     ///
     /// # Errors
     /// [`StageError::TooMany`] when the mesh has more stages than the model blocks.
-    pub fn new(model: &Model, dtype: Dtype, mesh: &Mesh, rank: usize) -> Result<Self, StageError> {
+    pub fn new(
+        model: &Model,
+        dtype: Dtype,
+        mesh: &Mesh,
+        rank: usize,
+        ahead: bool,
+    ) -> Result<Self, StageError> {
         let degrees = mesh.degrees();
         let stages = Stage::all(model, degrees.pp)?;
         let at = mesh.coordinates(rank).stage.min(degrees.pp - 1);
         let units = Units { shards: degrees.dp_shard as u64, number: dtype.bytes() };
-        Ok(Self::of(&stages, at, units))
+        Ok(Self::of(&stages, at, units, ahead))
     }
 
     /// The traffic of a rank of stage `at`.
-    pub(crate) fn of(stages: &[Stage<'_>], at: usize, units: Units) -> Self {
+    pub(crate) fn of(stages: &[Stage<'_>], at: usize, units: Units, ahead: bool) -> Self {
         let stage = &stages[at];
         let next = stages.get(at + 1);
         Self {
-            units: GatheredUnits::new(stage, units),
+            units: GatheredUnits::new(stage, units, ahead),
             others: units.shards.saturating_sub(1),
             is_first: stage.is_first(),
             token: product([stage.model.hidden, units.number]),

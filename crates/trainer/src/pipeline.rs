@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use comm::{Communicator, Pending, Region};
 use data::MicroBatch;
-use mesh::{Action, Mesh, one_forward_one_backward};
+use mesh::{Action, Mesh, one_forward_one_backward, warm_up};
 use projection::Reducer;
 use tch::Tensor;
 
@@ -23,6 +23,8 @@ pub(crate) struct Pipeline<'a> {
     pub rank: usize,
     pub pass: Pass<'a>,
     pub weights: Box<dyn FrozenWeights>,
+    /// Stages make a forward more before their first backward.
+    pub ahead: bool,
     /// The ranks of this pipeline, by stage.
     pub stages: Box<dyn Communicator>,
 }
@@ -53,7 +55,8 @@ impl Pipeline<'_> {
     pub(crate) fn train(&mut self, work: &Work<'_>, training: Training<'_>) -> Result<Vec<f64>, TrainError> {
         let Training { dropout, normaliser, reducer } = training;
         let stage = self.pass.stage.clone();
-        let actions = one_forward_one_backward(stage.number, stage.of, work.rounds);
+        let warm_up = warm_up(stage.number, stage.of, self.ahead);
+        let actions = one_forward_one_backward(warm_up, work.rounds);
         let units = stage.units(self.pass.model.config());
         self.weights.begin(units.training(&actions), &self.tokens(work))?;
         let mut inputs = Inbox::new(self.stages.as_ref(), stage.number.checked_sub(1), self.messages(work))?;

@@ -87,6 +87,7 @@ pub fn training_facts(config: &TrainConfig) -> Training {
         dropout: config.dropout,
         recompute: config.gradient_checkpointing,
         prefetch: config.prefetch,
+        pp_ahead: config.pp_ahead,
         cross_entropy_chunk: count(config.cross_entropy_chunk),
         threads: count(config.threads),
         save_steps: count(config.save_steps),

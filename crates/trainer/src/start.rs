@@ -165,7 +165,7 @@ impl<'a> Place<'a> {
         let first_adapted = inputs.space.modules().first().map_or(0, |module| module.candidate / LINEARS);
         let stage = Stage::of_rank(&mesh, comm.rank(), &stages, first_adapted);
         let dtype = crate::training_facts(config).dtype;
-        let rank_traffic = plan::RankTraffic::new(&model, dtype, &mesh, comm.rank())?;
+        let rank_traffic = plan::RankTraffic::new(&model, dtype, &mesh, comm.rank(), config.pp_ahead)?;
         Ok(Self { mesh, stage, stages, rank_traffic, comm, data })
     }
 
@@ -279,7 +279,7 @@ pub(crate) fn parts<'a>(
         data,
         config,
         rank_traffic,
-        pipeline: Pipeline { mesh, rank: comm.rank(), pass, weights, stages },
+        pipeline: Pipeline { mesh, rank: comm.rank(), pass, weights, ahead: config.pp_ahead, stages },
         executor,
         fixed: FixedPoint::new(largest, inputs.schedule.micro_batches_per_step()),
         scales: partition::scales(counts, config.isometric, scope),

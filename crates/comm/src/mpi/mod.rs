@@ -1,4 +1,4 @@
-//! MPI: one thread owns it, posts immediate operations and polls them with short sleeps.
+//! MPI: one thread owns it, posts immediate operations and polls them, with sleeps between.
 //!
 //! A blocking MPI call spins, and a spinning rank takes the core that a peer computes on. Here the computing thread
 //! hands operations to the owning thread and sleeps until they are done, or goes on computing and waits for them
@@ -8,13 +8,14 @@ mod post;
 mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mpi::ffi;
 
 use crate::gather::{gather, number};
 use crate::ledger::{Ledger, Operation, Traffic};
 use crate::peers::Peer;
-use crate::pending::Account;
+use crate::pending::{Account, Hurry};
 use crate::{CommError, Communicator, OnLost, PIECE_ALIGNMENT, Pending, Piece, Region};
 use post::{Handle, Posted};
 use worker::Worker;
@@ -57,7 +58,7 @@ impl MpiComm {
         let all = self.all_gather(&bytes);
         let peers = all.iter().filter_map(|bytes| serde_json::from_slice::<Peer>(bytes).ok());
         let seen: Vec<Peer> = peers.filter(|peer| own.sees(peer)).collect();
-        self.worker.watch(own, seen);
+        self.worker.watch(own, seen, all.len());
     }
 
     fn account(&self, operation: Operation, bytes: usize) -> Account {
@@ -74,14 +75,26 @@ impl MpiComm {
         finish: fn(M) -> T,
     ) -> Pending<T> {
         let (name, handle) = (account.operation.name(), self.handle);
-        let (sender, pending) = Pending::going(account);
+        let waited_for = Arc::new(AtomicBool::new(false));
+        let (sender, pending) = Pending::going(account, self.hurry(Arc::clone(&waited_for)));
         self.worker.post(Box::new(move || {
             let requests = post(handle, &mut memory);
             // Whoever does not wait any more has no use for the result either.
             let done = Box::new(move || drop(sender.send(finish(memory))));
-            Posted { requests, name, done }
+            Posted { requests, name, waited_for, done }
         }));
         pending
+    }
+
+    /// Marks an operation as waited for, and has the worker look at once. A pending operation does not keep MPI alive.
+    fn hurry(&self, waited_for: Arc<AtomicBool>) -> Hurry {
+        let worker = Arc::downgrade(&self.worker);
+        Box::new(move || {
+            waited_for.store(true, Ordering::Relaxed);
+            if let Some(worker) = worker.upgrade() {
+                worker.hurry();
+            }
+        })
     }
 
     /// One round of fixed-length blocks, by rank.

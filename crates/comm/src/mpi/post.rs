@@ -1,6 +1,8 @@
 //! Immediate operations, posted. Everything here runs on the thread that owns MPI.
 
 use std::ffi::{c_int, c_void};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use mpi::ffi;
 
@@ -28,6 +30,8 @@ pub(super) struct Posted {
     pub requests: Vec<ffi::MPI_Request>,
     /// The operation's name, for messages.
     pub name: &'static str,
+    /// Somebody waits for it now.
+    pub waited_for: Arc<AtomicBool>,
     /// Owns the memory that the requests read and write; hands it back.
     pub done: Box<dyn FnOnce()>,
 }

@@ -1,5 +1,6 @@
 //! The thread that owns MPI.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,8 +11,14 @@ use super::post::{self, Handle, Posted};
 use crate::peers::Peer;
 use crate::{CommError, LostRank, OnLost};
 
-const FIRST_PAUSE: Duration = Duration::from_micros(5);
+/// Pauses between two looks at the operations under way. One is a quarter of the time since something happened last, so
+/// that whatever comes is found at most a quarter later than it could have been, but at least
+const SHORTEST_PAUSE: Duration = Duration::from_micros(5);
+/// and at most this long where somebody waits, or where MPI moves bytes only when it is looked at: over a network.
 const LONGEST_PAUSE: Duration = Duration::from_micros(200);
+/// At most this long where all computes: to look costs the core that a peer computes on (a tenth of the time of a step of
+/// two pipelined ranks on two virtual cores, with the pause above).
+const LONGEST_PAUSE_WHILE_COMPUTING: Duration = Duration::from_millis(5);
 
 /// So long after an operation began, and then so often, the processes of this host are looked at.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -25,8 +32,10 @@ enum Command {
     Post(Post),
     /// Calls something that is over at once or that all ranks do together.
     Call(Box<dyn FnOnce() + Send>),
-    /// Says which processes the ranks are.
-    Watch { own: Peer, peers: Vec<Peer> },
+    /// An operation is waited for.
+    Hurry,
+    /// Says which processes the ranks of this host are, and of how many.
+    Watch { own: Peer, peers: Vec<Peer>, ranks: usize },
 }
 
 /// The thread, as its users see it.
@@ -47,7 +56,7 @@ impl Worker {
             };
             // A start that nobody waits for any more ends below, when the inbox has no sender.
             let _ = started.send(post::world());
-            Server { inbox, going: Vec::new(), watch: None, on_lost }.run();
+            Server { inbox, going: Vec::new(), watch: None, is_spread: false, on_lost }.run();
             drop(universe);
         };
         let thread = std::thread::Builder::new().name("mpi".to_owned()).spawn(serve);
@@ -68,9 +77,14 @@ impl Worker {
         result.recv().expect("the thread answers as long as it lives")
     }
 
-    /// Looks after these processes from now on whenever an operation takes long.
-    pub(super) fn watch(&self, own: Peer, peers: Vec<Peer>) {
-        self.send(Command::Watch { own, peers });
+    /// Has the thread look at what is under way, since somebody waits.
+    pub(super) fn hurry(&self) {
+        self.send(Command::Hurry);
+    }
+
+    /// Looks after these processes, of so many ranks in all, from now on whenever an operation takes long.
+    pub(super) fn watch(&self, own: Peer, peers: Vec<Peer>, ranks: usize) {
+        self.send(Command::Watch { own, peers, ranks });
     }
 
     fn send(&self, command: Command) {
@@ -93,6 +107,8 @@ struct Server {
     inbox: Receiver<Command>,
     going: Vec<Going>,
     watch: Option<(Peer, Vec<Peer>)>,
+    /// Some ranks are on other hosts.
+    is_spread: bool,
     on_lost: OnLost,
 }
 
@@ -103,36 +119,47 @@ struct Going {
 
 impl Server {
     fn run(mut self) {
-        let mut pause = FIRST_PAUSE;
+        let mut last_event = Instant::now();
         loop {
             let command = match self.going.is_empty() {
                 true => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                false => self.inbox.recv_timeout(pause),
+                false => self.inbox.recv_timeout(self.pause(last_event.elapsed())),
             };
-            pause = match command {
+            match command {
                 Ok(command) => {
                     self.obey(command);
-                    FIRST_PAUSE
+                    last_event = Instant::now();
                 }
                 Err(RecvTimeoutError::Disconnected) if self.going.is_empty() => return,
-                Err(RecvTimeoutError::Disconnected) => {
-                    std::thread::sleep(pause);
-                    (pause * 2).min(LONGEST_PAUSE)
-                }
-                Err(RecvTimeoutError::Timeout) => (pause * 2).min(LONGEST_PAUSE),
-            };
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LONGEST_PAUSE),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
             if self.progress() {
-                pause = FIRST_PAUSE;
+                last_event = Instant::now();
             }
             self.look_after_peers();
         }
+    }
+
+    /// How long to leave operations alone after so long a time without any event.
+    fn pause(&self, quiet: Duration) -> Duration {
+        let waited_for = |going: &Going| going.posted.waited_for.load(Ordering::Relaxed);
+        let longest = match self.is_spread || self.going.iter().any(waited_for) {
+            true => LONGEST_PAUSE,
+            false => LONGEST_PAUSE_WHILE_COMPUTING,
+        };
+        (quiet / 4).clamp(SHORTEST_PAUSE, longest)
     }
 
     fn obey(&mut self, command: Command) {
         match command {
             Command::Post(post) => self.going.push(Going { posted: post(), looked: Instant::now() }),
             Command::Call(call) => call(),
-            Command::Watch { own, peers } => self.watch = Some((own, peers)),
+            Command::Hurry => {}
+            Command::Watch { own, peers, ranks } => {
+                self.is_spread = peers.len() < ranks;
+                self.watch = Some((own, peers));
+            }
         }
     }
 

@@ -143,7 +143,7 @@ impl NcclComm {
     ) -> Pending<T> {
         self.ledger.count(self.axis, operation, bytes);
         let account = Account { ledger: self.ledger.clone(), axis: self.axis, operation };
-        let (result, pending) = Pending::going(account);
+        let (result, pending) = Pending::going(account, Box::new(|| ()));
         let work = Box::new(Job { memory, finish, result });
         self.worker.operate(lane, lane::Operation { name: operation.name(), kind, work });
         pending

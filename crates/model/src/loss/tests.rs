@@ -100,9 +100,12 @@ fn tiles_and_chunks_give_the_loss_of_one_piece() {
 #[test]
 fn one_tile_at_a_time_changes_no_bit() {
     for vocab in [50, 2 * TILE_ROWS + 77] {
-        for (kind, chunk, normaliser) in
-            [(Kind::Float, 7, Some(20.0)), (Kind::BFloat16, 0, Some(3.0)), (Kind::Half, 5, None)]
-        {
+        for (kind, chunk, normaliser) in [
+            (Kind::Float, 7, Some(20.0)),
+            (Kind::Float, 26, Some(20.0)),
+            (Kind::BFloat16, 0, Some(3.0)),
+            (Kind::Half, 5, None),
+        ] {
             let case = case(vocab, kind);
             let (mut whole, mut swept) = (WholeHead(&case.table), Swept::new(&case.table));
             let Ok(a) = cross_entropy(&case.hidden, &norm, &mut whole, &case.labels, chunk, normaliser);

@@ -225,7 +225,8 @@ impl Kept {
 fn pass_phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
     let (facts, recompute) = (rank.facts, rank.facts.training.recompute);
     let shape = Shape::of_training(facts);
-    let (kept, count) = (Kept::new(rank, &shape), rank.stage.in_flight(rank.micro_batches));
+    let (kept, ahead) = (Kept::new(rank, &shape), facts.training.pp_ahead);
+    let count = rank.stage.in_flight(rank.micro_batches, ahead);
     let activations = |bytes: u64| part("activations kept for backward", bytes);
     let adapted = rank.stage.widest_adapted();
     let has_backward = rank.stage.with_backward().next().is_some();

@@ -64,7 +64,7 @@ fn any_training() -> impl Strategy<Value = Training> {
     let counts = proptest::array::uniform7(any_count());
     let options = proptest::array::uniform3(proptest::option::of(any_count()));
     let reals = proptest::array::uniform3(any_real());
-    (counts, options, reals, any::<[bool; 6]>(), 0_usize..3, 0_usize..3).prop_map(
+    (counts, options, reals, any::<[bool; 7]>(), 0_usize..3, 0_usize..3).prop_map(
         |(counts, options, [epochs, warmup_ratio, dropout], flags, dtype, partition)| Training {
             dtype: [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16][dtype],
             micro_batch_size: counts[0],
@@ -83,6 +83,7 @@ fn any_training() -> impl Strategy<Value = Training> {
             dropout,
             recompute: flags[2],
             prefetch: flags[5],
+            pp_ahead: flags[6],
             cross_entropy_chunk: counts[3],
             threads: counts[4],
             save_steps: counts[5],

@@ -62,7 +62,7 @@ fn copies_own_all_and_stages_own_their_blocks() {
     assert_eq!((first.ranks, last.ranks), (2, 2));
     assert_eq!(first.held_bytes, 4 * (2 * 336 + 4 * 8 + 80));
     assert_eq!(last.held_bytes, 4 * (336 + 2 * 8 + 80 + 8));
-    assert_eq!((first.in_flight, last.in_flight), (2, 1));
+    assert_eq!((first.in_flight, last.in_flight), (3, 1));
     // Tied, both ends have the table.
     facts.model.tied = true;
     let tied = plan(&facts);
@@ -126,7 +126,8 @@ fn large_tables_are_cut_tile_by_tile() {
     assert_eq!(block.div_ceil(3).next_multiple_of(64), 512);
     assert_eq!(plan.memory.part("gathered weights, current and next"), 2 * 3 * 5462 * 32);
     let rank =
-        RankTraffic::new(&facts.model, Dtype::Bfloat16, &Mesh::new(facts.ranks.mesh, 3).unwrap(), 1).unwrap();
+        RankTraffic::new(&facts.model, Dtype::Bfloat16, &Mesh::new(facts.ranks.mesh, 3).unwrap(), 1, true)
+            .unwrap();
     let held_out = rank.forward_alone(&[(1, 9)], 1).gathered;
     let training = rank.step(&[(1, 9)], 1).gathered;
     // The way back begins with the last tile, which is still there.
@@ -147,8 +148,8 @@ fn a_stage_keeps_what_is_in_flight() {
     let block = 4 * 10 * (8 + 8 + 2 + 24 + 2 + 8 + 18);
     let two = memory(mesh(1, 1, 2), Dtype::Float32, false);
     assert_eq!((two.stage, two.stage_peaks.len()), (0, 2));
-    // Stage 0 has two blocks and two micro-batches.
-    assert_eq!(two.part("activations kept for backward"), 2 * 2 * block);
+    // Stage 0 has two blocks and three micro-batches: its two forwards ahead, and one more.
+    assert_eq!(two.part("activations kept for backward"), 3 * 2 * block);
     assert_eq!(two.part("messages of neighbouring stages"), (2 + 4) * 4 * 80);
     assert_eq!(two.part("adapted weights' buffers"), 4 * 2 * 192);
     assert_eq!(two.host_peak, two.stage_peaks.iter().sum::<u64>());
@@ -157,7 +158,7 @@ fn a_stage_keeps_what_is_in_flight() {
     // With recompute only block inputs are kept.
     let recomputed = memory(mesh(1, 1, 3), Dtype::Bfloat16, true);
     let forward = recomputed.phases.iter().find(|phase| phase.name == "forward of a block").unwrap();
-    assert_eq!(forward.parts[0].bytes, 3 * 10 * 8 * 2);
+    assert_eq!(forward.parts[0].bytes, 4 * 10 * 8 * 2);
     // A pipeline never holds more micro-batches than it has.
     let mut facts = tiny(Dtype::Float32, false);
     facts.ranks = mesh(4, 1, 3);
@@ -170,7 +171,7 @@ fn messages_between_stages_stop_below_the_first_adapted_block() {
     let mut model = model([8, 6, 3, 2, 1, 4, 10], ATTENTION);
     let of = |model: &Model, rank: usize| {
         let mesh = Mesh::new(Degrees { dp_replicate: 1, dp_shard: 2, pp: 3 }, 6).unwrap();
-        RankTraffic::new(model, Dtype::Float32, &mesh, rank).unwrap()
+        RankTraffic::new(model, Dtype::Float32, &mesh, rank, true).unwrap()
     };
     let batches = [(2, 5), (1, 4)];
     let each = (2 * 5 + 4) * 8 * 4;
@@ -227,7 +228,8 @@ fn bubble_and_messages_take_time() {
     // Shards gather while they compute, so only what takes longer is waited for.
     facts.ranks = mesh(1, 4, 1);
     let shards = plan(&facts);
-    let rank = RankTraffic::new(&facts.model, Dtype::Float32, &Mesh::new(facts.ranks.mesh, 4).unwrap(), 0);
+    let rank =
+        RankTraffic::new(&facts.model, Dtype::Float32, &Mesh::new(facts.ranks.mesh, 4).unwrap(), 0, true);
     // Two rounds of four blocks forward and backward, three times a block that is still there.
     let gathers = rank.unwrap().step(&[], 2).gathered as f64 * 1e-6 + 13.0 * 3.0 * 0.01;
     assert!(gathers > shards.timing.compute_seconds);
@@ -322,6 +324,7 @@ proptest! {
         model in any_small_model(),
         degrees in [1_usize..4, 2_usize..5, 1_usize..5],
         rounds in 0_usize..7,
+        ahead: bool,
     ) {
         let [dp_replicate, dp_shard, pp] = degrees;
         prop_assume!(pp as u64 <= model.block_count() && model.adapted() > 0);
@@ -352,8 +355,8 @@ proptest! {
                 let pieces = gathers.iter().map(|gather| piece(gather.unit) * (dp_shard - 1));
                 pieces.sum::<usize>() as u64
             };
-            let traffic = RankTraffic::new(&model, Dtype::Bfloat16, &mesh, rank).unwrap();
-            let schedule = units.training(&mesh::one_forward_one_backward(stage, pp, rounds));
+            let traffic = RankTraffic::new(&model, Dtype::Bfloat16, &mesh, rank, ahead).unwrap();
+            let schedule = units.training(&mesh::one_forward_one_backward(mesh::warm_up(stage, pp, ahead), rounds));
             prop_assert_eq!(traffic.step(&[], rounds as u64).gathered, received(&schedule));
             prop_assert_eq!(traffic.gathers(rounds as u64), schedule.len() as u64);
             let forwards = received(&units.forwards(rounds));
@@ -372,7 +375,7 @@ proptest! {
         let mesh = Mesh::new(Degrees { dp_replicate, dp_shard, pp }, dp_replicate * dp_shard * pp).unwrap();
         let mut all = Moved::default();
         for rank in 0..mesh.ranks() {
-            let rank = RankTraffic::new(&model, Dtype::Bfloat16, &mesh, rank).unwrap();
+            let rank = RankTraffic::new(&model, Dtype::Bfloat16, &mesh, rank, true).unwrap();
             all += rank.step(&batches, batches.len() as u64);
             all += rank.forward_alone(&batches, 1);
         }
