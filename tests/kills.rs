@@ -33,6 +33,19 @@ fn check_left(output: &Path, expected: &[String]) {
     for file in checkpoints(output) {
         alone(&["inspect", "checkpoint", file.to_str().unwrap()]).expect_code(0);
     }
+    // At most the step in flight is lost: every step that was recorded has its state on disk.
+    let lines = lines_so_far(output) as u64;
+    let newest = checkpoints(output).iter().map(|file| step_of(file)).max().unwrap_or(0);
+    assert!(
+        (lines..=lines + 1).contains(&newest),
+        "{lines} steps are recorded, the newest state is of {newest}"
+    );
+}
+
+/// The number in a checkpoint's name.
+fn step_of(file: &Path) -> u64 {
+    let name = file.file_name().unwrap().to_str().unwrap();
+    name.trim_start_matches("step-").split('.').next().unwrap().parse().unwrap()
 }
 
 /// Runs to the end and compares every step with the uninterrupted run's.

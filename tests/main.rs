@@ -34,4 +34,5 @@ mod ranks;
 mod real_shape;
 mod resume;
 mod settings;
+mod stops;
 mod two_hosts;

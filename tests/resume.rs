@@ -323,7 +323,7 @@ fn a_run_continued_elsewhere_has_its_own_state() {
 fn steps_without_a_checkpoint_are_made_again() {
     let folder = scratch();
     let output = folder.path().join("output");
-    let flags = ["--save-steps", "1000", "--max-steps", "30"];
+    let flags = ["--save-steps", "1000", "--checkpoint-window", "0", "--max-steps", "30"];
     let mut running = Running::start(training(Ranks::Alone, &output, &flags));
     assert!(running.until(|| (2..25).contains(&lines_so_far(&output))));
     running.kill();
@@ -337,9 +337,9 @@ fn steps_without_a_checkpoint_are_made_again() {
 fn a_run_that_saved_nothing_gives_way() {
     let folder = scratch();
     let (output, fresh) = (folder.path().join("output"), folder.path().join("fresh"));
-    let flags = ["--save-steps", "1000", "--max-steps", "6"];
+    let flags = ["--save-steps", "1000", "--checkpoint-window", "0", "--max-steps", "6"];
     let other = [&flags[..], &["--lr", "1e-3"]].concat();
-    killed_after(2, &output, &["--save-steps", "1000", "--max-steps", "300"]);
+    killed_after(2, &output, &[&flags[..5], &["300"]].concat());
     train(Ranks::Mpi(2), &output, &other).expect_text("before it had saved anything; starting anew");
     train(Ranks::Alone, &fresh, &other);
     assert_eq!(thetas(&output), thetas(&fresh));

@@ -109,15 +109,26 @@ impl Running {
         signal(self.child.id() as i32);
     }
 
+    /// A signal to the started process alone.
+    pub fn send(&self, number: i32) {
+        send(self.child.id() as i32, number);
+    }
+
     /// SIGKILL to one rank.
     pub fn kill_rank(&self, rank: usize) {
+        self.send_to_rank(rank, libc::SIGKILL);
+    }
+
+    /// A signal to one rank.
+    pub fn send_to_rank(&self, rank: usize, number: i32) {
         let wanted = format!("OMPI_COMM_WORLD_RANK={rank}");
         let is_wanted = |pid: &&i32| {
             let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             environment.split(|b| *b == 0).any(|entry| entry == wanted.as_bytes())
         };
         let ranks = self.rank_processes();
-        signal(*ranks.iter().find(is_wanted).unwrap_or_else(|| panic!("no rank {rank} among {ranks:?}")));
+        let pid = *ranks.iter().find(is_wanted).unwrap_or_else(|| panic!("no rank {rank} among {ranks:?}"));
+        send(pid, number);
     }
 
     /// The processes that run the binary under test.
@@ -169,8 +180,12 @@ pub fn wait_until_gone(pids: &[i32]) {
 }
 
 fn signal(pid: i32) {
+    send(pid, libc::SIGKILL);
+}
+
+fn send(pid: i32, number: i32) {
     // SAFETY: `kill` touches no memory of ours; the pid is that of a process this test started.
-    unsafe { libc::kill(pid, libc::SIGKILL) };
+    unsafe { libc::kill(pid, number) };
 }
 
 /// A zombie is gone: nobody but its parent still knows of it.

@@ -1,10 +1,12 @@
 //! Replacing a file so that a reader, or a power cut, sees the old bytes or the new ones and nothing between.
 
 use std::fs::File;
-use std::io::Write;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::CheckpointError;
+use crate::disk::{Disk, SystemDisk};
 
 const LEFTOVER_PREFIX: &str = ".gpart-";
 const LEFTOVER_SUFFIX: &str = ".tmp";
@@ -15,25 +17,49 @@ const LEFTOVER_SUFFIX: &str = ".tmp";
 /// # Errors
 /// [`CheckpointError::Write`] with the system's reason.
 pub fn write_atomic(path: &Path, parts: &[&[u8]]) -> Result<(), CheckpointError> {
-    replace(path, parts).map_err(|source| CheckpointError::Write { path: path.to_owned(), source })
+    write_atomic_on(&SystemDisk, path, parts)
 }
 
-fn replace(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
+/// [`write_atomic`] on a disk of the caller's.
+///
+/// # Errors
+/// As there.
+pub fn write_atomic_on(disk: &dyn Disk, path: &Path, parts: &[&[u8]]) -> Result<(), CheckpointError> {
+    replace(disk, path, parts).map_err(|source| CheckpointError::Write { path: path.to_owned(), source })
+}
+
+fn replace(disk: &dyn Disk, path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(LEFTOVER_PREFIX).suffix(LEFTOVER_SUFFIX);
-    share(&mut builder);
-    let mut file = builder.tempfile_in(folder)?;
-    for part in parts {
-        file.write_all(part)?;
-    }
+    let (file, temporary) = write_temporary(disk, folder, parts)?;
     // Without this the rename could reach the disk before the bytes do, and a power cut would leave a torn file.
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|e| e.error)?;
-    File::open(folder)?.sync_all()
+    let placed = disk.sync(&file).and_then(|()| disk.rename(&temporary, path));
+    if placed.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    placed?;
+    disk.sync_folder(folder)
+}
+
+/// A file of a name that nobody else has taken. One that could not be filled is removed.
+fn write_temporary(disk: &dyn Disk, folder: &Path, parts: &[&[u8]]) -> std::io::Result<(File, PathBuf)> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let process = std::process::id();
+    loop {
+        // Two processes of one number on two hosts may share the folder: then the name is taken, and the next one tried.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("{LEFTOVER_PREFIX}{process}-{number}{LEFTOVER_SUFFIX}"));
+        match disk.write(&path, parts) {
+            Ok(file) => return Ok((file, path)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                let _ = std::fs::remove_file(&path);
+                return Err(error);
+            }
+        }
+    }
 }
 
 /// Removes the temporary files that killed writers left in `folder`. Call it only where no one else writes.
@@ -47,13 +73,3 @@ pub fn remove_leftovers(folder: &Path) {
         }
     }
 }
-
-/// Temporary files are private unless told otherwise; the user's umask decides who reads a result.
-#[cfg(unix)]
-fn share(builder: &mut tempfile::Builder<'_, '_>) {
-    use std::os::unix::fs::PermissionsExt;
-    builder.permissions(std::fs::Permissions::from_mode(0o666));
-}
-
-#[cfg(not(unix))]
-fn share(_builder: &mut tempfile::Builder<'_, '_>) {}

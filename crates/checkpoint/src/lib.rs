@@ -1,12 +1,16 @@
 //! State that survives: files that are either whole and verified, or not there.
 
 mod atomic;
+mod disk;
 mod state;
 mod store;
+mod writer;
 
-pub use atomic::{remove_leftovers, write_atomic};
+pub use atomic::{remove_leftovers, write_atomic, write_atomic_on};
+pub use disk::{Disk, SystemDisk, free_bytes};
 pub use state::{State, StateRef};
-pub use store::{FOLDER, Found, Rejected, Store};
+pub use store::{FOLDER, Found, Kept, Rejected, Store};
+pub use writer::{Job, Then, Vectors, Writer, Written};
 
 use std::path::PathBuf;
 

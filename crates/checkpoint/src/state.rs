@@ -17,7 +17,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{CheckpointError, write_atomic};
+use crate::{CheckpointError, Disk, write_atomic_on};
 
 const MAGIC: &[u8; 8] = b"GPARTCK1";
 const HASH_BYTES: usize = 32;
@@ -73,8 +73,8 @@ impl StateRef<'_> {
     ///
     /// # Errors
     /// [`CheckpointError::Write`].
-    pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
-        self.with_parts(|parts| write_atomic(path, parts))
+    pub fn write_on(&self, disk: &dyn Disk, path: &Path) -> Result<(), CheckpointError> {
+        self.with_parts(|parts| write_atomic_on(disk, path, parts))
     }
 
     /// The bytes of the state file, as [`State::parse`] reads them.

@@ -10,8 +10,7 @@ pub enum Exit {
     Failed = 1,
     /// The user's input is wrong; what was there before is untouched.
     Input = 2,
-    /// Stopped early and resumable. Reserved: no command ends this way yet.
-    #[allow(dead_code, reason = "part of the contract")]
+    /// Stopped early and resumable.
     Preempted = 75,
 }
 

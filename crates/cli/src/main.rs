@@ -15,6 +15,7 @@ mod random_model;
 mod report;
 mod samples;
 mod sources;
+mod steering;
 mod terminal;
 mod train;
 mod ui;

@@ -4,18 +4,20 @@ use std::path::{Path, PathBuf};
 
 use comm::Communicator;
 use config::{Resolved, Task, TrainArgs};
-use trainer::{Surroundings, TrainError};
+use trainer::{Ending, Surroundings, TrainError};
 
 use crate::exit::Exit;
 use crate::logging::LogFile;
+use crate::steering::Steering;
 use crate::ui::Ui;
 use crate::{cores, fail, report, samples, sources};
 
 /// Trains, or shows what would be trained on.
 pub fn train(task: Task, args: &TrainArgs) -> Exit {
+    let steering = Steering::listen();
     with_ranks(|comm| {
         let resolved = trainer::agree(comm, resolve(task, args))?;
-        run(resolved, comm)
+        run(resolved, comm, &steering)
     })
 }
 
@@ -28,7 +30,7 @@ pub fn refuse_command_line(error: &clap::Error) -> Exit {
         }
         return Exit::Done;
     }
-    with_ranks(|comm| match trainer::agree::<()>(comm, Err(TrainError::CommandLine)) {
+    with_ranks(|comm| match trainer::agree::<Exit>(comm, Err(TrainError::CommandLine)) {
         Err(TrainError::CommandLine) => {
             let _ = error.print();
             Err(TrainError::Elsewhere { rank: comm.rank(), input: true })
@@ -38,12 +40,15 @@ pub fn refuse_command_line(error: &clap::Error) -> Exit {
 }
 
 /// Brings the ranks up, works, and reports what went wrong, on the one rank that is to.
-fn with_ranks(work: impl FnOnce(&dyn Communicator) -> Result<(), TrainError>) -> Exit {
+fn with_ranks(work: impl FnOnce(&dyn Communicator) -> Result<Exit, TrainError>) -> Exit {
     let comm = match start_ranks() {
         Ok(comm) => comm,
         Err(exit) => return exit,
     };
-    let Err(error) = work(comm.as_ref()) else { return Exit::Done };
+    let error = match work(comm.as_ref()) {
+        Ok(exit) => return exit,
+        Err(error) => error,
+    };
     if !matches!(error, TrainError::Elsewhere { .. }) {
         report::print_of_rank(&error, comm.as_ref());
     }
@@ -70,7 +75,7 @@ pub fn start_ranks() -> Result<Box<dyn Communicator>, Exit> {
 /// How long silent processes wait before they end, so that the launcher does not kill the one that speaks.
 const SPEAKERS_LEAD: std::time::Duration = std::time::Duration::from_millis(300);
 
-fn run(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError> {
+fn run(mut resolved: Resolved, comm: &dyn Communicator, steering: &Steering) -> Result<Exit, TrainError> {
     if let Some(earlier) = trainer::earlier_settings(&resolved.config, comm)? {
         resolved.keep_from(&earlier);
     }
@@ -100,7 +105,7 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError
     let sources = trainer::agree(comm, found.map_or_else(find, Ok))?;
     if let Some(rows) = config.show_samples {
         let shown = if comm.rank() == 0 { samples::show(config, &sources, rows) } else { Ok(()) };
-        return trainer::agree(comm, shown);
+        return trainer::agree(comm, shown.map(|()| Exit::Done));
     }
     let plane = data_plane(config, comm)?;
     let surroundings = Surroundings {
@@ -111,17 +116,19 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator) -> Result<(), TrainError
         cache_dir: cache_dir(),
         host_memory: crate::host::available_memory,
         observe: &|event| ui.event(event),
+        control: steering,
         opened: &|folder| {
             if let Err(error) = log.attach(folder, comm.rank()) {
                 ui.warning(&format!("no log file in {}: {error}", folder.display()));
             }
         },
     };
-    let summary = trainer::run(config, &surroundings)?;
-    if comm.rank() == 0 {
-        ui.summary(&summary);
+    match trainer::run(config, &surroundings)? {
+        Ending::Finished(summary) if comm.rank() == 0 => ui.summary(&summary),
+        Ending::Finished(_) => {}
+        Ending::Stopped { .. } => return Ok(Exit::Preempted),
     }
-    Ok(())
+    Ok(Exit::Done)
 }
 
 /// Collective: what carries the ranks' vectors.

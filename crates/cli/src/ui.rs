@@ -1,6 +1,7 @@
 //! What a person sees of a run: a progress bar on a terminal, plain lines elsewhere.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Mutex;
 
 use config::{Progress, Resolved, Source, Task};
@@ -78,6 +79,7 @@ impl Ui {
             Event::Step(metrics) => self.step(metrics),
             Event::HeldOut { step, loss, before } => self.held_out(step, loss, before),
             Event::Sample { step, prompt, text } => self.sample(step, prompt, text),
+            Event::Stopped { step, total, output } => self.stopped(step, total, output),
             Event::Saved { .. } => {}
         }
     }
@@ -182,6 +184,15 @@ impl Ui {
             text += &format!("  {card}   # what was trained, and how the adapter is used in Python\n");
         }
         self.line(text.trim_end_matches('\n'));
+    }
+
+    /// Says that the run stopped early, and how it goes on.
+    fn stopped(&self, step: u64, total: u64, output: &Path) {
+        self.with_bar(|bar| bar.finish_and_clear());
+        self.line(&format!(
+            "stopped after step {step} of {total}; everything is saved in {}, and the same command goes on from there",
+            output.display()
+        ));
     }
 
     fn start(&self, start: &StartInfo) {

@@ -26,6 +26,7 @@ mod pending;
 mod places;
 mod region;
 mod single;
+mod waiting;
 
 pub use accelerators::{Accelerators, Missing, accelerators};
 pub use data_plane::{Choice, DataPlane, Wish, data_plane};
@@ -37,6 +38,7 @@ pub use pending::Pending;
 pub use places::{Place, host_name, places};
 pub use region::{Piece, Region};
 pub use single::Single;
+pub use waiting::{Waiting, waiting};
 
 use miette::Diagnostic;
 use thiserror::Error;

@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use crate::ledger::{Ledger, Operation};
+use crate::waiting;
 
 /// An operation that was started. What it needs and makes belongs to it until [`Pending::wait`].
 #[must_use = "an operation has to be waited for"]
@@ -64,11 +65,32 @@ impl<T> Pending<T> {
             State::Going { result, account, hurry } => {
                 let started = Instant::now();
                 hurry();
+                waiting::begin(account.axis, account.operation, started);
                 let value =
                     result.recv().expect("the thread that carries messages outlives its communicators");
+                waiting::end();
                 account.ledger.waited(account.axis, account.operation, started.elapsed());
                 value
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_waited_for_is_known_elsewhere() {
+        let account = Account { ledger: Ledger::default(), axis: "world", operation: Operation::AllReduce };
+        let (sender, pending) = Pending::going(account, Box::new(|| ()));
+        let waits = std::thread::spawn(move || pending.wait());
+        let seen = (0..1000).find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            waiting::waiting()
+        });
+        assert_eq!(seen.map(|seen| (seen.axis, seen.operation)), Some(("world", Operation::AllReduce)));
+        assert!(sender.send(7).is_ok() && waits.join().is_ok_and(|value| value == 7));
+        assert_eq!(waiting::waiting(), None);
     }
 }

@@ -386,8 +386,14 @@ static SECTIONS: [Section; 7] = [
                 "auto",
                 "auto: continue what is in the output folder; never; or a checkpoint",
             ),
-            key("save-steps", COUNT, "250", "Write a checkpoint every N steps"),
-            key("save-total-limit", COUNT, "2", "Keep the newest N checkpoints"),
+            key("save-steps", COUNT, "250", "Keep a checkpoint, and the adapter, of every N-th step"),
+            key("save-total-limit", COUNT, "2", "Keep the newest N of those"),
+            key(
+                "checkpoint-window",
+                COUNT_OR_ZERO,
+                "2",
+                "Besides write every step's state while the next step computes, and keep the newest N; 0 = do not",
+            ),
             key("logging-steps", COUNT, "10", "Print a line every N steps"),
             key(
                 "report-to",

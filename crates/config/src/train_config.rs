@@ -87,6 +87,9 @@ pub struct TrainConfig {
     pub resume: Resume,
     pub save_steps: usize,
     pub save_total_limit: usize,
+    /// Runs that were started before there was this setting have it, too.
+    #[serde(default = "two")]
+    pub checkpoint_window: usize,
     pub logging_steps: usize,
     pub report_to: ReportTo,
     pub progress: Progress,
@@ -109,6 +112,10 @@ pub struct TrainConfig {
     pub pp_ahead: bool,
     pub memory_check: bool,
     pub threads: usize,
+}
+
+fn two() -> usize {
+    2
 }
 
 fn yes() -> bool {

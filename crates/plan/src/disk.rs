@@ -31,7 +31,7 @@ pub struct Disk {
 }
 
 /// Magic, length, hash and a header of about a kilobyte and a half (settings and fingerprints).
-const STATE_HEADER_BYTES: u64 = 1600;
+const STATE_HEADER_BYTES: u64 = 2100;
 /// The header of a safetensors file and `adapter_config.json`.
 const ADAPTER_HEADER_BYTES: u64 = 1024;
 /// A line of `metrics.jsonl` (270 bytes), of the log (470) and a TensorBoard event (170).
@@ -52,9 +52,11 @@ impl Disk {
             (Some(_), 0) => 1,
             (Some(total), every) => total.div_ceil(every).max(1),
         };
-        let checkpoints_kept = saves.min(kept);
+        let permanent = saves.min(kept);
+        let window = rolling(training.checkpoint_window, training.save_steps, steps.total);
+        let checkpoints_kept = permanent.saturating_add(window);
         let adapter = product([training.d, 4]).saturating_add(ADAPTER_HEADER_BYTES);
-        let beside = if training.checkpoint_adapters { checkpoints_kept } else { 0 };
+        let beside = if training.checkpoint_adapters { permanent } else { 0 };
         let adapters = beside.saturating_add(1);
         let tokenizer = facts.model.tokenizer_bytes.unwrap_or(LARGE_TOKENIZER_BYTES);
         let records = steps.total.map(|total| product([total, RECORD_BYTES]));
@@ -63,7 +65,10 @@ impl Disk {
             _ => None,
         };
         let total = sum([
-            product([checkpoint, checkpoints_kept.saturating_add(u64::from(saves > checkpoints_kept))]),
+            product([
+                checkpoint,
+                checkpoints_kept.saturating_add(u64::from(saves > permanent || window > 0)),
+            ]),
             product([adapter, adapters]),
             records.unwrap_or(0),
             tokenizer,
@@ -71,5 +76,38 @@ impl Disk {
         ]);
         let free = facts.host.free_disk;
         Self { checkpoint, checkpoints_kept, adapter, adapters, tokenizer, records, token_cache, total, free }
+    }
+}
+
+/// States of the window at the end of a run that are none of those that stay: every `every`-th and the last one do.
+fn rolling(window: u64, every: u64, total: Option<u64>) -> u64 {
+    let Some(total) = total else { return window };
+    let window = window.min(total);
+    let stay = match every {
+        0 => 1,
+        every => total / every - (total - window) / every + u64::from(!total.is_multiple_of(every)),
+    };
+    window.saturating_sub(stay)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rolling;
+
+    #[test]
+    fn states_of_the_window_are_counted_once() {
+        for (window, every, total, expected) in [
+            (0, 250, 1000, 0),
+            (2, 250, 1000, 1),
+            (2, 250, 999, 1),
+            (2, 1, 6, 0),
+            (3, 2, 6, 1),
+            (3, 4, 9, 1),
+            (9, 0, 5, 4),
+            (9, 250, 5, 4),
+        ] {
+            assert_eq!(rolling(window, every, Some(total)), expected, "{window} {every} {total}");
+        }
+        assert_eq!(rolling(3, 250, None), 3);
     }
 }

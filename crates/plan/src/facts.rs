@@ -168,6 +168,8 @@ pub struct Training {
     pub save_steps: u64,
     /// Checkpoints kept.
     pub save_total_limit: u64,
+    /// States of the newest steps that are kept besides; 0: none.
+    pub checkpoint_window: u64,
     /// Every checkpoint has a loadable adapter beside it.
     pub checkpoint_adapters: bool,
     /// Size of a state file, where one is on record.

@@ -78,6 +78,7 @@ fn facts(model: Model) -> Facts {
             threads: 1,
             save_steps: 250,
             save_total_limit: 2,
+            checkpoint_window: 0,
             checkpoint_adapters: false,
             checkpoint_bytes: None,
             eval_batch_size: None,

@@ -3,6 +3,7 @@
 use comm::Communicator;
 
 use crate::TrainError;
+use crate::control::Wishes;
 
 /// Collective: `Ok` on every rank or an error on every rank. The lowest rank that failed keeps its error to report
 /// it; the others get [`TrainError::Elsewhere`].
@@ -46,13 +47,20 @@ pub(crate) fn same_everywhere(comm: &dyn Communicator, facts: &[(&str, String)])
     agree(comm, Err(TrainError::StartedDifferently { ranks, like, what: what.to_owned() }))
 }
 
-/// Collective: every rank has the same θ after `step`, by its hash; an error names those that differ from rank 0.
-pub(crate) fn same_theta(comm: &dyn Communicator, step: u64, hash: &str) -> Result<(), TrainError> {
-    let all = comm.all_gather(hash.as_bytes());
-    let odd = (0..all.len()).filter(|rank| all[*rank] != all[0]).map(|rank| format!("rank {rank}"));
+/// Collective: every rank has the same θ after `step`, by its hash; an error names those that differ from rank 0. Returns
+/// what any rank was asked for.
+pub(crate) fn same_theta(
+    comm: &dyn Communicator,
+    step: u64,
+    hash: &str,
+    wishes: Wishes,
+) -> Result<Wishes, TrainError> {
+    let all = comm.all_gather(&[hash.as_bytes(), &[wishes.to_byte()]].concat());
+    let hash_of = |rank: usize| all[rank].split_last().map(|(_, hash)| hash);
+    let odd = (0..all.len()).filter(|rank| hash_of(*rank) != hash_of(0)).map(|rank| format!("rank {rank}"));
     let ranks = odd.collect::<Vec<String>>().join(", ");
     match ranks.is_empty() {
-        true => Ok(()),
+        true => Ok(Wishes::of_any(all.iter().filter_map(|bytes| bytes.last().copied()))),
         false => agree(comm, Err(TrainError::RanksDiffer { step, ranks })),
     }
 }
@@ -113,13 +121,18 @@ mod tests {
 
     #[test]
     fn another_theta_names_its_ranks() {
-        assert!(same_theta(&middle(&[["aa", "aa"]]), 3, "aa").is_ok());
+        let none = Wishes::default();
+        let stop = Wishes { stop: true, checkpoint: false };
+        assert!(same_theta(&middle(&[["aa\0", "aa\0"]]), 3, "aa", none).is_ok_and(|wishes| wishes == none));
+        assert!(
+            same_theta(&middle(&[["aa\0", "aa\u{1}"]]), 3, "aa", none).is_ok_and(|wishes| wishes == stop)
+        );
         // Rank 0 reports; the others know that it does.
-        let error = same_theta(&middle(&[["aa", "bb"], ["\0", ""]]), 3, "aa");
+        let error = same_theta(&middle(&[["aa\0", "bb\0"], ["\0", ""]]), 3, "aa", none);
         assert!(matches!(error, Err(TrainError::Elsewhere { rank: 0, input: false })), "{error:?}");
-        let script = vec![vec!["", "\0", "\0", "\0"], vec!["", "bb", "aa", "cc"]];
+        let script = vec![vec!["", "\0", "\0", "\0"], vec!["", "bb\0", "aa\0", "cc\0"]];
         let first = Scripted { rank: 0, answers: RefCell::new(script) };
-        let error = same_theta(&first, 3, "aa").expect_err("two ranks differ").to_string();
+        let error = same_theta(&first, 3, "aa", none).expect_err("two ranks differ").to_string();
         assert_eq!(error, "after step 3 θ differs on rank 1, rank 3 from rank 0's");
     }
 

@@ -1,8 +1,9 @@
 //! One optimizer step over all ranks, held-out loss, samples.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use checkpoint::State;
+use checkpoint::{State, Vectors};
 use comm::Communicator;
 use config::TrainConfig;
 use data::{Dataset, MicroBatch, PaddingSide, StepRows, collate};
@@ -20,7 +21,10 @@ use crate::{StepMetrics, TrainError, fingerprint};
 pub(crate) struct Engine<'a> {
     pub parts: Parts<'a>,
     reducer: Reducer,
-    pub theta: Vec<f32>,
+    /// θ and its moments, perhaps being written to disk.
+    vectors: Arc<Vectors>,
+    /// Those of the step before, which the next update overwrites.
+    spare: Arc<Vectors>,
     /// Updates done.
     pub step: u64,
     /// Tokens so far, padding not counted.
@@ -56,9 +60,11 @@ impl<'a> Engine<'a> {
     /// An engine before its first step.
     pub(crate) fn new(mut parts: Parts<'a>) -> Result<Self, TrainError> {
         let d = parts.scales.len();
+        let start = Vectors::starting_at(std::mem::take(&mut parts.theta));
         Ok(Self {
             reducer: Reducer::new(d as u64, parts.fixed, parts.executor.threads())?,
-            theta: std::mem::take(&mut parts.theta),
+            spare: Arc::new(start.clone()),
+            vectors: Arc::new(start),
             parts,
             step: 0,
             num_tokens: 0,
@@ -74,16 +80,27 @@ impl<'a> Engine<'a> {
     pub(crate) fn restore(&mut self, state: State) {
         self.step = state.step;
         self.num_tokens = state.meta["num_tokens"].as_u64().unwrap_or(0);
-        self.theta = state.theta;
-        self.parts.adam.exp_avg = state.exp_avg;
-        self.parts.adam.exp_avg_sq = state.exp_avg_sq;
+        let State { theta, exp_avg, exp_avg_sq, .. } = state;
+        self.vectors = Arc::new(Vectors { theta, exp_avg, exp_avg_sq });
     }
 
-    /// Collective. Makes the next update from `rows`. θ changes on all ranks or, on an error, on none.
+    /// θ, length d.
+    pub(crate) fn theta(&self) -> &[f32] {
+        &self.vectors.theta
+    }
+
+    /// θ and its moments. To be let go of before the update after the next.
+    pub(crate) fn vectors(&self) -> Arc<Vectors> {
+        Arc::clone(&self.vectors)
+    }
+
+    /// Collective. Makes the next update from `rows`. θ changes on all ranks or, on an error, on none. `gate` is called on
+    /// every rank when all micro-batches were computed: no rank makes the update before all have passed theirs.
     pub(crate) fn train_step(
         &mut self,
         dataset: &Dataset,
         rows: &StepRows,
+        gate: &mut dyn FnMut() -> Result<(), TrainError>,
     ) -> Result<StepMetrics, TrainError> {
         let started = Instant::now();
         let batches: Vec<MicroBatch> =
@@ -95,16 +112,17 @@ impl<'a> Engine<'a> {
             return agree(self.parts.comm, Err(TrainError::NoLabels { place }));
         }
         let computed = self.micro_batches(&batches, labels as f64);
-        let losses = agree(self.parts.comm, computed)?;
+        let passed = computed.and_then(|losses| gate().map(|()| losses));
+        let losses = agree(self.parts.comm, passed)?;
         let loss = self.total_loss(&losses)? / labels as f64;
         self.reduce_gradient()?;
         let grad_norm = clip(&mut self.grad, self.parts.config.max_grad_norm);
         let learning_rate = self.parts.learning_rate.at(self.step);
         self.step += 1;
         self.num_tokens += tokens;
-        self.parts.adam.update(self.step, learning_rate, &mut self.theta, &self.grad);
-        if let Some(index) = self.theta.iter().position(|number| !number.is_finite()) {
-            let value = self.theta[index];
+        self.update(learning_rate);
+        if let Some(index) = self.theta().iter().position(|number| !number.is_finite()) {
+            let value = self.theta()[index];
             return agree(self.parts.comm, Err(TrainError::NonFiniteTheta { step: self.step, index, value }));
         }
         let step_seconds = started.elapsed().as_secs_f64();
@@ -117,8 +135,15 @@ impl<'a> Engine<'a> {
             num_tokens: self.num_tokens,
             tokens_per_second: tokens as f64 / step_seconds,
             step_seconds,
-            theta_blake3: fingerprint::theta(&self.theta).to_hex().to_string(),
+            theta_blake3: fingerprint::theta(self.theta()).to_hex().to_string(),
         })
+    }
+
+    /// θ and moments of this step, from those of the one before.
+    fn update(&mut self, learning_rate: f64) {
+        let after = Arc::get_mut(&mut self.spare).expect("a state is let go of once it is on disk");
+        self.parts.adam.update(self.step, learning_rate, &self.grad, &self.vectors, after);
+        std::mem::swap(&mut self.vectors, &mut self.spare);
     }
 
     /// Collective. Held-out loss (nats a predicted token) and the number of predicted tokens.
@@ -139,7 +164,7 @@ impl<'a> Engine<'a> {
     /// Loss sum and predicted tokens of each batch of this rank's share, one after the other; nothing where it has no
     /// head.
     fn held_out_share(&mut self, dataset: &Dataset) -> Result<Vec<f64>, TrainError> {
-        scale_theta(&self.theta, &self.parts.scales, &mut self.scaled)?;
+        scale_theta(&self.vectors.theta, &self.parts.scales, &mut self.scaled)?;
         let rows: Vec<u32> = (0..dataset.len() as u32).collect();
         let batches: Vec<&[u32]> = rows.chunks(self.parts.config.eval_batch_size).collect();
         let (mine, rounds) = self.share(batches.len());
@@ -157,7 +182,7 @@ impl<'a> Engine<'a> {
         prompt: &[u32],
         options: &eval::GreedyOptions,
     ) -> Result<Vec<u32>, TrainError> {
-        scale_theta(&self.theta, &self.parts.scales, &mut self.scaled)?;
+        scale_theta(&self.vectors.theta, &self.parts.scales, &mut self.scaled)?;
         let mesh = self.parts.pipeline.mesh;
         // The head is on the last stage.
         let speaker = mesh.rank_at(Coordinates { replicate: 0, shard: 0, stage: mesh.degrees().pp - 1 });
@@ -190,7 +215,7 @@ impl<'a> Engine<'a> {
 
     /// Runs this rank's share of the step's micro-batches. Returns their loss sums on the last stage.
     fn micro_batches(&mut self, batches: &[MicroBatch], normaliser: f64) -> Result<Vec<f64>, TrainError> {
-        scale_theta(&self.theta, &self.parts.scales, &mut self.scaled)?;
+        scale_theta(&self.vectors.theta, &self.parts.scales, &mut self.scaled)?;
         let (mine, rounds) = self.share(batches.len());
         let config = self.parts.config;
         let mask = |index| Dropout::new(config.dropout, config.seed, self.step, index as u64);
@@ -219,7 +244,7 @@ impl<'a> Engine<'a> {
 
     /// Collective. All-reduces the integer sums of θ's gradient and turns them into f32.
     fn reduce_gradient(&mut self) -> Result<(), TrainError> {
-        let d = self.theta.len();
+        let d = self.theta().len();
         let overflow = self.reducer.finish_step(self.parts.executor, &mut self.sums[..d])?;
         self.sums[d] = i64::from(overflow);
         self.parts.data.all_reduce_sum(&mut self.sums);

@@ -156,6 +156,20 @@ pub enum TrainError {
         /// Why the newest is refused.
         reason: String,
     },
+    /// There is no room for the states of a run.
+    #[error(
+        "{} has room for {free} bytes, and a run needs {needed} for a few states to go on from",
+        folder.display()
+    )]
+    #[diagnostic(code(input::no_room_for_states), help("make room there, or give --output on another disk"))]
+    NoRoomForStates {
+        /// The folder of checkpoints.
+        folder: PathBuf,
+        /// Bytes that a user may still write there.
+        free: u64,
+        /// Bytes of three states.
+        needed: u64,
+    },
     /// A label cannot be learnt from a step that has none.
     #[error("no row of {place} has a token to learn")]
     #[diagnostic(

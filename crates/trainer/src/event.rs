@@ -142,7 +142,16 @@ pub enum Event<'a> {
         /// Its continuation.
         text: &'a str,
     },
-    /// State was saved.
+    /// The run stops before its end, since somebody wished it; it can go on from here.
+    Stopped {
+        /// Steps done.
+        step: u64,
+        /// Steps of the whole run.
+        total: u64,
+        /// The output folder.
+        output: &'a Path,
+    },
+    /// State was saved to stay.
     Saved {
         /// Steps done.
         step: u64,

@@ -5,6 +5,7 @@
 
 mod agree;
 mod artifacts;
+mod control;
 mod engine;
 mod error;
 mod event;
@@ -31,6 +32,7 @@ mod weights;
 pub const LIBTORCH_VERSION: &str = env!("GPART_LIBTORCH_VERSION");
 
 pub use agree::agree;
+pub use control::{Control, Phase, StepReport, Uncontrolled, Wishes};
 pub use error::TrainError;
 pub use event::{Event, Observer, StartInfo, StepMetrics, Summary};
 pub use inputs::{Fingerprints, check_settings, linear_modules};
@@ -41,7 +43,7 @@ pub use optimizer::{AdamW, AdamWOptions, clip, l2_norm};
 pub use overlay::{AdaptedBlock, Overlay, ScaledTheta};
 pub use pass::{Pass, Update};
 pub use planning::{model_facts, training_facts};
-pub use run::{Surroundings, earlier_settings, run};
+pub use run::{Ending, Surroundings, earlier_settings, run};
 pub use samples::first_rows;
 pub use start::degrees;
 pub use weights::{FrozenWeights, Resident, Stage};

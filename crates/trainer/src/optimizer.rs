@@ -1,5 +1,7 @@
 //! AdamW on θ, in f32, the same bits on every rank.
 
+use checkpoint::Vectors;
+
 /// Settings of AdamW (arXiv 1711.05101), torch's names and defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWOptions {
@@ -20,25 +22,22 @@ impl AdamWOptions {
     }
 }
 
-/// Moments of AdamW, each of length d.
-#[derive(Debug, Clone, PartialEq)]
+/// AdamW on θ.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     options: AdamWOptions,
-    /// First moment.
-    pub exp_avg: Vec<f32>,
-    /// Second moment.
-    pub exp_avg_sq: Vec<f32>,
 }
 
 impl AdamW {
-    /// Zero moments for a vector of length `d`.
-    pub fn new(options: AdamWOptions, d: usize) -> Self {
-        Self { options, exp_avg: vec![0.0; d], exp_avg_sq: vec![0.0; d] }
+    /// With these settings.
+    pub fn new(options: AdamWOptions) -> Self {
+        Self { options }
     }
 
-    /// Update number `step` (from 1) of `theta` by `grad`. The constants are made in f64 and the elements updated
-    /// in f32, one by one, without fused multiply-add: the result does not depend on the instruction set.
-    pub fn update(&mut self, step: u64, learning_rate: f64, theta: &mut [f32], grad: &[f32]) {
+    /// Update number `step` (from 1) by `grad`: from the θ and moments of `before` to those of `after`, all of one length.
+    /// `before` stays as it is, so it may be written to disk meanwhile. The constants are made in f64 and the elements
+    /// updated in f32, one by one, without fused multiply-add: the result does not depend on the instruction set.
+    pub fn update(&self, step: u64, learning_rate: f64, grad: &[f32], before: &Vectors, after: &mut Vectors) {
         let AdamWOptions { beta1, beta2, eps, weight_decay } = self.options;
         let keep = (1.0 - learning_rate * weight_decay) as f32;
         let bias1 = 1.0 - beta1.powf(step as f64);
@@ -46,12 +45,15 @@ impl AdamW {
         let step_size = (learning_rate / bias1) as f32;
         let (take1, keep2, take2, eps) =
             ((1.0 - beta1) as f32, beta2 as f32, (1.0 - beta2) as f32, eps as f32);
-        let moments = self.exp_avg.iter_mut().zip(&mut self.exp_avg_sq);
-        for ((theta, grad), (avg, avg_sq)) in theta.iter_mut().zip(grad).zip(moments) {
-            *avg += take1 * (grad - *avg);
-            *avg_sq = keep2 * *avg_sq + take2 * grad * grad;
-            let denominator = avg_sq.sqrt() / root_bias2 + eps;
-            *theta = *theta * keep - step_size * (*avg / denominator);
+        let old = before.theta.iter().zip(&before.exp_avg).zip(&before.exp_avg_sq);
+        let new = after.theta.iter_mut().zip(&mut after.exp_avg).zip(&mut after.exp_avg_sq);
+        for ((old, new), grad) in old.zip(new).zip(grad) {
+            let ((theta, avg), avg_sq) = old;
+            let ((new_theta, new_avg), new_avg_sq) = new;
+            *new_avg = avg + take1 * (grad - avg);
+            *new_avg_sq = keep2 * avg_sq + take2 * grad * grad;
+            let denominator = new_avg_sq.sqrt() / root_bias2 + eps;
+            *new_theta = theta * keep - step_size * (*new_avg / denominator);
         }
     }
 }
@@ -80,12 +82,16 @@ mod tests {
     /// Two updates of torch.optim.AdamW (lr 0.1, weight decay 0.01), from its published formula, in f64.
     #[test]
     fn updates_follow_the_formula() {
-        let (mut theta, grads) = (vec![1.0f32, -2.0], [[0.5f32, -0.25], [-1.0, 0.125]]);
-        let mut adam = AdamW::new(AdamWOptions::with_weight_decay(0.01), 2);
+        let grads = [[0.5f32, -0.25], [-1.0, 0.125]];
+        let mut state = Vectors::starting_at(vec![1.0f32, -2.0]);
+        let adam = AdamW::new(AdamWOptions::with_weight_decay(0.01));
         let mut expected = [1.0f64, -2.0];
         let (mut m, mut v) = ([0.0f64; 2], [0.0f64; 2]);
         for (k, grad) in grads.iter().enumerate() {
-            adam.update(k as u64 + 1, 0.1, &mut theta, grad);
+            let mut next = Vectors::starting_at(vec![f32::NAN; 2]);
+            adam.update(k as u64 + 1, 0.1, grad, &state, &mut next);
+            state = next;
+            let theta = &state.theta;
             let t = (k + 1) as i32;
             for i in 0..2 {
                 let g = f64::from(grad[i]);

@@ -1,18 +1,27 @@
 //! The output folder: its lock, `run.json`, `metrics.jsonl`, held-out losses, checkpoints, TensorBoard events.
 
+mod copies;
 mod decide;
+mod durable;
+mod records;
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use checkpoint::{State, StateRef, Store, write_atomic};
+use checkpoint::{Kept, State, StateRef, Store, write_atomic};
+use comm::Communicator;
 use config::{Resume, TrainConfig};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use decide::{Wanted, check_same_run, has_summary, state_to_resume};
+use records::append;
 
+pub(crate) use copies::HostCopy;
+pub(crate) use records::{Records, StepState};
+
+use crate::agree::{agree, from_first};
 use crate::inputs::Fingerprints;
 use crate::tensorboard::EventFile;
 use crate::{Event, Observer, StepMetrics, TrainError};
@@ -20,7 +29,6 @@ use crate::{Event, Observer, StepMetrics, TrainError};
 const RUN_FILE: &str = "run.json";
 const METRICS_FILE: &str = "metrics.jsonl";
 const HELD_OUT_FILE: &str = "held_out.jsonl";
-
 /// What `run.json` holds about a run's identity; the rest of the file is for people.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Identity {
@@ -76,8 +84,7 @@ impl Stepped for HeldOutLine {
 /// The output folder of a run, held by rank 0.
 pub(crate) struct Output {
     folder: PathBuf,
-    store: Store,
-    metrics: File,
+    pub(crate) records: Records,
     held_out: Vec<HeldOutLine>,
     /// Loss of the last line of the metrics.
     final_loss: Option<f64>,
@@ -100,7 +107,7 @@ impl Output {
     ) -> Result<(Self, Option<State>), TrainError> {
         let config = &identity.config;
         let folder = config.output_dir();
-        let store = Store::new(folder.join(checkpoint::FOLDER), config.save_total_limit);
+        let store = store_of(config);
         // Twice: a start that is refused must not leave a trace, and only under the lock is the answer final.
         let wanted = Wanted { identity, total_steps };
         refuse_if_no_folder(&folder)?;
@@ -122,15 +129,15 @@ impl Output {
         let path = folder.join(METRICS_FILE);
         let made =
             std::fs::read(&path).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count());
-        let final_loss = keep_until::<StepMetrics>(&path, step)?.pop().map(|metrics| metrics.loss);
         if state.is_none() && made > 0 {
             let text =
                 format!("no checkpoint was written yet: {made} steps are made again, from the first on");
             observe(Event::Warning(text));
         }
         let held_out = keep_until(&folder.join(HELD_OUT_FILE), step)?;
-        let metrics = open_to_append(&path)?;
-        let this = Self { folder, store, metrics, held_out, final_loss, tensorboard, finished, _lock: lock };
+        let (records, last) = Records::open(&folder, store, state.as_ref(), config.d)?;
+        let final_loss = last.map(|metrics| metrics.loss);
+        let this = Self { folder, records, held_out, final_loss, tensorboard, finished, _lock: lock };
         Ok((this, state))
     }
 
@@ -157,9 +164,13 @@ impl Output {
         }
     }
 
-    /// Appends a step to the metrics and the TensorBoard events.
-    pub(crate) fn record(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
-        append(&mut self.metrics, &self.folder.join(METRICS_FILE), metrics)?;
+    /// Records a step: its line of metrics, which follows its state where there is one, and TensorBoard events.
+    pub(crate) fn record(
+        &mut self,
+        metrics: &StepMetrics,
+        state: Option<StepState>,
+    ) -> Result<(), TrainError> {
+        self.records.record(metrics, state)?;
         self.final_loss = Some(metrics.loss);
         self.scalars(
             metrics.step,
@@ -175,17 +186,10 @@ impl Output {
 
     /// Appends a held-out loss, unless this step has one.
     pub(crate) fn record_held_out(&mut self, line: HeldOutLine) -> Result<(), TrainError> {
-        let path = self.folder.join(HELD_OUT_FILE);
-        append(&mut open_to_append(&path)?, &path, &line)?;
+        append_held_out(&self.folder, &line)?;
         let (step, loss) = (line.step, line.loss);
         self.held_out.push(line);
         self.scalars(step, &[("eval/loss", loss)])
-    }
-
-    /// Saves the state.
-    pub(crate) fn save(&self, state: StateRef<'_>) -> Result<PathBuf, TrainError> {
-        self.metrics.sync_data().map_err(cannot_write(&self.folder.join(METRICS_FILE)))?;
-        Ok(self.store.save(state)?)
     }
 
     /// Every step and every held-out loss so far.
@@ -231,9 +235,13 @@ fn settle_in(
              leave --resume out to go on from the newest one"
         )));
     }
-    if let Some(state) = state.filter(|state| !store.path_of(state.step).exists()) {
+    let is_there =
+        |state: &State| Ok::<_, TrainError>(store.list()?.iter().any(|(step, _)| *step == state.step));
+    if let Some(state) = state
+        && !is_there(state)?
+    {
         // The folder of a run that goes on from elsewhere must stand on its own.
-        store.save(StateRef::from(state))?;
+        store.save(StateRef::from(state), Kept::Permanent)?;
     }
     Ok(())
 }
@@ -312,11 +320,43 @@ fn open_to_append(path: &Path) -> Result<File, TrainError> {
     file.map_err(cannot_write(path))
 }
 
-/// Adds a line, in one write.
-fn append<T: Serialize>(file: &mut File, path: &Path, line: &T) -> Result<(), TrainError> {
-    let mut text = serde_json::to_string(line).expect("plain structs are JSON");
-    text.push('\n');
-    file.write_all(text.as_bytes()).map_err(cannot_write(path))
+fn append_held_out(folder: &Path, line: &HeldOutLine) -> Result<(), TrainError> {
+    let path = folder.join(HELD_OUT_FILE);
+    Ok(append(&mut open_to_append(&path)?, &path, line)?)
+}
+
+/// Collective. Makes the run's folder ready: on rank 0, and on hosts that do not share it a copy. Every rank gets the state
+/// to go on from.
+pub(crate) fn open(
+    identity: &Identity,
+    total_steps: u64,
+    comm: &dyn Communicator,
+    observe: Observer<'_>,
+) -> Result<(Option<Output>, Option<HostCopy>, Option<State>), TrainError> {
+    let wanted = Wanted { identity, total_steps };
+    copies::bring_home(wanted, comm)?;
+    let mut output = None;
+    let bytes = from_first(comm, || {
+        let (opened, state) = Output::open(identity, total_steps, observe)?;
+        output = Some(opened);
+        Ok(state.map_or_else(Vec::new, |state| StateRef::from(&state).to_bytes()))
+    })?;
+    let parsed = match bytes.is_empty() {
+        true => Ok(None),
+        false => State::parse(&bytes).map(Some).map_err(|reason| {
+            let path = PathBuf::from("the state broadcast by rank 0");
+            checkpoint::CheckpointError::Damaged { path, reason }.into()
+        }),
+    };
+    let state = agree(comm, parsed)?;
+    let copy = copies::open(wanted, state.as_ref(), comm)?;
+    Ok((output, copy, state))
+}
+
+/// The states of the run of these settings.
+fn store_of(config: &TrainConfig) -> Store {
+    let folder = config.output_dir().join(checkpoint::FOLDER);
+    Store::new(folder, config.save_total_limit, config.checkpoint_window)
 }
 
 fn write_run(folder: &Path, identity: &Identity, facts: Value) -> Result<(), TrainError> {

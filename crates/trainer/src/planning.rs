@@ -92,6 +92,7 @@ pub fn training_facts(config: &TrainConfig) -> Training {
         threads: count(config.threads),
         save_steps: count(config.save_steps),
         save_total_limit: count(config.save_total_limit),
+        checkpoint_window: count(config.checkpoint_window),
         checkpoint_adapters: true,
         checkpoint_bytes: None,
         eval_batch_size: (config.eval_data.is_some() || config.validation_split.is_some())

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use adapter::Adapter;
-use checkpoint::StateRef;
+use checkpoint::Kept;
 use comm::Communicator;
 use config::TrainConfig;
 use data::Dataset;
@@ -14,13 +14,14 @@ use tch::Device;
 
 use crate::agree::{agree, from_first, same_theta};
 use crate::artifacts;
+use crate::control::{Control, Phase, StepReport, Wishes};
 use crate::engine::Engine;
 use crate::inputs::Inputs;
 use crate::model_card::Card;
 use crate::optimizer::l2_norm;
-use crate::output::{HeldOutLine, Identity, Output};
+use crate::output::{self, HeldOutLine, HostCopy, Identity, Output, Records, StepState};
 use crate::planning;
-use crate::start::{self, open_output};
+use crate::start;
 use crate::traffic::{StepTraffic, peak_memory};
 use crate::{Event, Observer, Sources, StepMetrics, Summary, TrainError, executor};
 
@@ -42,18 +43,35 @@ pub struct Surroundings<'a> {
     pub observe: Observer<'a>,
     /// Called on every rank once the output folder is this run's.
     pub opened: &'a dyn Fn(&Path),
+    /// Who watches and steers it; called on every rank.
+    pub control: &'a dyn Control,
 }
 
-/// Collective. Trains as `config` says, resuming what the output folder holds, and leaves an adapter.
+/// How a run came to its end.
+#[derive(Debug)]
+pub enum Ending {
+    /// All its steps were made.
+    Finished(Summary),
+    /// It was stopped after `step`; the same command goes on from there.
+    Stopped {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// Collective. Trains as `config` says, resuming what the output folder holds, and leaves an adapter, or a state to go on
+/// from where somebody wishes it to stop.
 ///
 /// # Errors
 /// The first thing that went wrong, on the rank that reports it; [`TrainError::Elsewhere`] on the others. All ranks
 /// return together.
-pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summary, TrainError> {
+pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Ending, TrainError> {
     let started = Instant::now();
     let comm = surroundings.comm;
     let silent = |_: Event<'_>| {};
     let observe: Observer<'_> = if comm.rank() == 0 { surroundings.observe } else { &silent };
+    let control = surroundings.control;
+    control.phase(Phase::Loading);
     tch::set_num_threads(config.threads as i32);
 
     let mesh = agree(comm, start::mesh(config, comm))?;
@@ -65,7 +83,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     let partition = inputs.partition(&origin.spec, comm, observe)?;
     start::warn_of_long_rows(&inputs, observe);
     start::warn_of_idle_ranks(&inputs, &mesh, observe);
-    let (mut output, state) = open_output(&identity, inputs.schedule.total_steps(), comm, observe)?;
+    let (mut output, copy, state) = output::open(&identity, inputs.schedule.total_steps(), comm, observe)?;
     (surroundings.opened)(&config.output_dir());
 
     observe(Event::Stage("loading the model"));
@@ -94,8 +112,8 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     let facts = start::facts(&info, &counts);
     agree(comm, with(&mut output, |output| output.write_run(&identity, facts.clone())))?;
     start::warn_of_warmup(&engine, info.total_steps, observe);
-    let mut run =
-        Run { inputs: &mut inputs, engine, output, observe, identity, traffic: StepTraffic::default() };
+    let traffic = StepTraffic::default();
+    let mut run = Run { inputs: &mut inputs, engine, output, copy, observe, control, identity, traffic };
     tracing::info!(rank = comm.rank(), ?info, "start");
     observe(Event::Start(&info));
     run.before_training()?;
@@ -103,11 +121,14 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Summ
     while run.engine.step < info.total_steps {
         run.traffic.begin(surroundings.data);
         let metrics = run.step()?;
-        run.record(&metrics)?;
+        let wishes = run.record(&metrics)?;
         run.traffic.end(surroundings.data, run.engine.planned, metrics.step_seconds);
         run.held_out_if_due()?;
+        if wishes.stop && metrics.step < info.total_steps {
+            return run.stop();
+        }
     }
-    run.finish(started, info.first_step, facts)
+    run.finish(started, info.first_step, facts).map(Ending::Finished)
 }
 
 /// Collective: the settings of the run that would be resumed, if there is one.
@@ -128,49 +149,93 @@ struct Run<'a, 'e> {
     engine: Engine<'e>,
     /// Rank 0 alone holds the folder.
     output: Option<Output>,
+    /// The first ranks of hosts that do not share it have a copy.
+    copy: Option<HostCopy>,
     observe: Observer<'a>,
+    control: &'a dyn Control,
     identity: Identity,
     traffic: StepTraffic,
 }
 
 impl Run<'_, '_> {
+    /// Collective. Makes a step. On the rank that holds the folder the update waits until the state before it is on disk.
     fn step(&mut self) -> Result<StepMetrics, TrainError> {
         let rows = self.inputs.schedule.step(self.engine.step);
-        self.engine.train_step(&self.inputs.dataset, &rows)
+        let control = self.control;
+        let mut records = records(&mut self.output, &mut self.copy);
+        let mut written = None;
+        control.phase(Phase::Computing);
+        let mut gate = || {
+            control.phase(Phase::WaitingForDisk);
+            written = records.as_mut().map_or(Ok(None), |records| records.settle())?;
+            control.phase(Phase::Updating);
+            Ok(())
+        };
+        let metrics = self.engine.train_step(&self.inputs.dataset, &rows, &mut gate)?;
+        if let (Some(records), Some(written)) = (records, written) {
+            let remarks = records.remarks(&written, metrics.step_seconds);
+            remarks.into_iter().for_each(|text| (self.observe)(Event::Warning(text)));
+        }
+        Ok(metrics)
     }
 
-    /// Collective. Writes what the step came to; stops when any rank's θ is not rank 0's.
-    fn record(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
+    /// Collective. Records what the step came to; stops when any rank's θ is not rank 0's. Returns what was wished of any
+    /// rank meanwhile.
+    fn record(&mut self, metrics: &StepMetrics) -> Result<Wishes, TrainError> {
         let config = self.engine.parts.config;
-        let last = metrics.step == self.inputs.schedule.total_steps();
-        let due = metrics.step.is_multiple_of(config.save_steps as u64) || last;
+        self.control.phase(Phase::Recording);
         // A θ that is not everybody's is neither recorded nor saved.
-        same_theta(self.engine.parts.comm, metrics.step, &metrics.theta_blake3)?;
-        let written = with(&mut self.output, |output| output.record(metrics));
-        let saved = written.and_then(|()| if due { self.save() } else { Ok(()) });
+        let (step, wishes) = (metrics.step, self.control.wishes());
+        let wishes = same_theta(self.engine.parts.comm, step, &metrics.theta_blake3, wishes)?;
+        let due = step.is_multiple_of(config.save_steps as u64)
+            || step == self.inputs.schedule.total_steps()
+            || wishes.checkpoint
+            || wishes.stop;
+        let state = (due || config.checkpoint_window > 0).then(|| StepState {
+            vectors: self.engine.vectors(),
+            meta: self.meta(),
+            kept: if due { Kept::Permanent } else { Kept::Rolling },
+        });
+        let copied = self.copy.as_mut().map_or(Ok(()), |copy| copy.records.record(metrics, state.clone()));
+        let recorded = copied.and_then(|()| with(&mut self.output, |output| output.record(metrics, state)));
+        let saved = recorded.and_then(|()| if due { self.save() } else { Ok(()) });
         agree(self.engine.parts.comm, saved)?;
+        let durable_step =
+            records(&mut self.output, &mut self.copy).map_or(0, |records| records.durable_step());
+        let total_steps = self.inputs.schedule.total_steps();
+        self.control.step(&StepReport { metrics, total_steps, durable_step });
         (self.observe)(Event::Step(metrics));
-        let StepMetrics { step, loss, grad_norm, step_seconds, theta_blake3, .. } = metrics;
+        let StepMetrics { loss, grad_norm, step_seconds, theta_blake3, .. } = metrics;
         tracing::info!(step, loss, grad_norm, step_seconds, theta_blake3, "step");
+        Ok(wishes)
+    }
+
+    /// What a state says of the run it is of.
+    fn meta(&self) -> Value {
+        let mut meta = serde_json::to_value(&self.identity).expect("settings are JSON");
+        meta["num_tokens"] = self.engine.num_tokens.into();
+        meta
+    }
+
+    /// Waits for the state of this step, and writes its adapter.
+    fn save(&mut self) -> Result<(), TrainError> {
+        let records = records(&mut self.output, &mut self.copy);
+        let Some(written) = records.map_or(Ok(None), Records::settle)? else { return Ok(()) };
+        self.save_adapter()?;
+        tracing::info!(step = written.step, path = %written.path.display(), "saved");
+        (self.observe)(Event::Saved { step: written.step, path: &written.path });
         Ok(())
     }
 
-    fn save(&mut self) -> Result<(), TrainError> {
-        let Some(output) = &self.output else { return Ok(()) };
-        let engine = &self.engine;
-        let mut meta = serde_json::to_value(&self.identity).expect("settings are JSON");
-        meta["num_tokens"] = engine.num_tokens.into();
-        let path = output.save(StateRef {
-            step: engine.step,
-            meta: &meta,
-            theta: &engine.theta,
-            exp_avg: &engine.parts.adam.exp_avg,
-            exp_avg_sq: &engine.parts.adam.exp_avg_sq,
-        })?;
-        self.save_adapter()?;
-        tracing::info!(step = engine.step, path = %path.display(), "saved");
-        (self.observe)(Event::Saved { step: engine.step, path: &path });
-        Ok(())
+    /// Collective. Ends the run where it is. Its state is on disk, since whoever wishes a stop wishes that.
+    fn stop(self) -> Result<Ending, TrainError> {
+        let (step, config) = (self.engine.step, self.engine.parts.config);
+        let total = self.inputs.schedule.total_steps();
+        tracing::info!(step, total, "stopped");
+        (self.observe)(Event::Stopped { step, total, output: &config.output_dir() });
+        // No rank leaves while another one still takes part in something.
+        agree(self.engine.parts.comm, Ok(()))?;
+        Ok(Ending::Stopped { step })
     }
 
     /// Writes the adapter of the state that is on disk. After the state: no adapter is ahead of what a run goes on
@@ -209,11 +274,14 @@ impl Run<'_, '_> {
         if self.engine.parts.comm.all_gather(&[u8::from(known)])[0][0] != 0 {
             return Ok(());
         }
+        self.control.phase(Phase::Evaluating);
         (self.observe)(Event::Stage("held-out loss"));
         let (loss, tokens) = self.engine.held_out(dataset)?;
         tracing::info!(step, loss, tokens, "held-out loss");
         let before = self.output.as_ref().and_then(|output| output.held_out_at(0, &data));
         let line = HeldOutLine { step, loss, tokens, data };
+        let copied = self.copy.as_mut().map_or(Ok(()), |copy| copy.record_held_out(&line));
+        agree(self.engine.parts.comm, copied)?;
         agree(self.engine.parts.comm, with(&mut self.output, |output| output.record_held_out(line)))?;
         (self.observe)(Event::HeldOut { step, loss, before });
         Ok(())
@@ -223,6 +291,7 @@ impl Run<'_, '_> {
     fn sample(&mut self) -> Result<(), TrainError> {
         let config = self.engine.parts.config;
         let Some(prompt) = &config.sample_prompt else { return Ok(()) };
+        self.control.phase(Phase::Sampling);
         (self.observe)(Event::Stage("sample continuation"));
         let tokenizer = &self.inputs.tokenizer;
         let encoded = agree(self.engine.parts.comm, tokenizer.encode(prompt).map_err(TrainError::from))?;
@@ -239,13 +308,14 @@ impl Run<'_, '_> {
 
     /// The adapter as it is now.
     fn adapter(&self) -> Adapter {
-        Adapter { config: self.inputs.adapter.clone(), theta: self.engine.theta.clone() }
+        Adapter { config: self.inputs.adapter.clone(), theta: self.engine.theta().to_vec() }
     }
 
     /// Collective. Last held-out loss, adapter files, summary.
     fn finish(mut self, started: Instant, first_step: u64, mut facts: Value) -> Result<Summary, TrainError> {
         self.held_out()?;
         self.sample()?;
+        self.control.phase(Phase::Finishing);
         let (config, engine) = (self.engine.parts.config, &self.engine);
         let adapter = self.adapter();
         let written = with(&mut self.output, |output| {
@@ -268,10 +338,10 @@ impl Run<'_, '_> {
             final_loss: output.and_then(Output::final_loss),
             held_out_before: held_out_at(0),
             held_out_after: held_out_at(engine.step),
-            theta_norm: l2_norm(&engine.theta),
+            theta_norm: l2_norm(engine.theta()),
             model_card: output.is_some_and(|output| artifacts::owns_card(output.folder())),
         };
-        let all_reduce_bytes = (engine.theta.len() as u64 + 1) * 8;
+        let all_reduce_bytes = (engine.theta().len() as u64 + 1) * 8;
         facts["traffic"] = self.traffic.gather(engine.parts.comm, all_reduce_bytes);
         facts["peak_memory_bytes"] = json!(peak_memory(engine.parts.comm));
         facts["summary"] = serde_json::to_value(&summary).expect("a summary is JSON");
@@ -292,6 +362,12 @@ impl Run<'_, '_> {
         tracing::info!(?summary, "done");
         Ok(summary)
     }
+}
+
+/// What this rank records steps in, if it does.
+fn records<'r>(output: &'r mut Option<Output>, copy: &'r mut Option<HostCopy>) -> Option<&'r mut Records> {
+    let own = output.as_mut().map(|output| &mut output.records);
+    own.or(copy.as_mut().map(|copy| &mut copy.records))
 }
 
 /// Does something with the output folder on the rank that holds it.

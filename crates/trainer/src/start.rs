@@ -1,10 +1,9 @@
 //! The steps between settings and the first update: mesh, output folder, weights, group sizes, engine.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use adapter::AdaptedSpace;
-use checkpoint::{State, StateRef};
 use comm::Communicator;
 use config::TrainConfig;
 use mesh::{Degrees, Mesh, Wanted};
@@ -14,12 +13,11 @@ use projection::{Executor, FixedPoint};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
-use crate::agree::{agree, from_first};
+use crate::agree::agree;
 use crate::engine::{Engine, Parts};
 use crate::inputs::Inputs;
 use crate::learning_rate::{Decay, LearningRate};
 use crate::optimizer::{AdamW, AdamWOptions};
-use crate::output::{Identity, Output};
 use crate::overlay::Overlay;
 use crate::pass::Pass;
 use crate::pipeline::Pipeline;
@@ -50,29 +48,6 @@ pub(crate) fn check_output_dir_file(config: &TrainConfig) -> Result<(), TrainErr
         Some(file) if !has_folder(file) => Err(TrainError::NoFolderFor { path: file.clone() }),
         _ => Ok(()),
     }
-}
-
-/// Collective: rank 0 opens the folder; every rank gets the state to resume from.
-pub(crate) fn open_output(
-    identity: &Identity,
-    total_steps: u64,
-    comm: &dyn Communicator,
-    observe: Observer<'_>,
-) -> Result<(Option<Output>, Option<State>), TrainError> {
-    let mut output = None;
-    let bytes = from_first(comm, || {
-        let (opened, state) = Output::open(identity, total_steps, observe)?;
-        output = Some(opened);
-        Ok(state.map_or_else(Vec::new, |state| StateRef::from(&state).to_bytes()))
-    })?;
-    let parsed = match bytes.is_empty() {
-        true => Ok(None),
-        false => State::parse(&bytes).map(Some).map_err(|reason| {
-            let path = PathBuf::from("the state broadcast by rank 0");
-            checkpoint::CheckpointError::Damaged { path, reason }.into()
-        }),
-    };
-    Ok((output, agree(comm, parsed)?))
 }
 
 /// Says when some ranks have nothing to compute.
@@ -285,7 +260,7 @@ pub(crate) fn parts<'a>(
         scales: partition::scales(counts, config.isometric, scope),
         learning_rate: LearningRate::new(config.learning_rate, decay, config.warmup_ratio, total),
         pad_id: inputs.tokenizer.pad_id(),
-        adam: AdamW::new(AdamWOptions::with_weight_decay(config.weight_decay), counts.len()),
+        adam: AdamW::new(AdamWOptions::with_weight_decay(config.weight_decay)),
         theta,
     }
 }

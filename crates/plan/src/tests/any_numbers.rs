@@ -88,6 +88,7 @@ fn any_training() -> impl Strategy<Value = Training> {
             threads: counts[4],
             save_steps: counts[5],
             save_total_limit: counts[6],
+            checkpoint_window: counts[6] % 5,
             checkpoint_adapters: flags[3],
             checkpoint_bytes: options[1],
             eval_batch_size: options[2],

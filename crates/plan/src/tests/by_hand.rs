@@ -193,9 +193,9 @@ fn messages_and_disk_by_hand() {
     // 50 micro-batches an epoch, 7 steps, 14 in all: one save at the end.
     assert_eq!((plan.steps.per_epoch, plan.steps.total), (Some(7), Some(14)));
     let disk = &plan.disk;
-    assert_eq!((disk.checkpoint, disk.checkpoints_kept), (12 * 12 + 1600, 1));
+    assert_eq!((disk.checkpoint, disk.checkpoints_kept), (12 * 12 + 2100, 1));
     assert_eq!((disk.adapter, disk.adapters, disk.records), (48 + 1024, 1, Some(14 * 910)));
-    assert_eq!(disk.total, 1744 + 1072 + 14 * 910 + 8192 + (24 << 20));
+    assert_eq!(disk.total, 2244 + 1072 + 14 * 910 + 8192 + (24 << 20));
     facts.training =
         Training { save_steps: 2, checkpoint_adapters: true, checkpoint_bytes: Some(999), ..facts.training };
     facts.model.tokenizer_bytes = Some(555);
