@@ -50,7 +50,7 @@ fn run(model: &str, folder: &Path, mesh: &[&str]) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "takes 16 GB of disk, the whole machine's memory and twenty minutes"]
+#[ignore = "takes 16 GB of disk, the whole machine's memory and ten minutes"]
 fn eight_billion_parameters_on_eight_ranks() {
     let folder = scratch();
     let model = folder.path().join("model");
