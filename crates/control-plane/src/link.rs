@@ -61,8 +61,8 @@ pub enum LinkState {
 /// the coordinator that the rank ends in order.
 pub struct RankLink {
     shared: Arc<Shared>,
-    /// Ends when the thread does.
-    ended: Receiver<()>,
+    /// Hangs up when the thread ends. Behind a lock so that threads can share a link.
+    ended: Mutex<Receiver<()>>,
 }
 
 struct Shared {
@@ -139,7 +139,7 @@ impl RankLink {
                 drop(alive);
             })
             .map_err(failed)?;
-        Ok(Self { shared, ended })
+        Ok(Self { shared, ended: Mutex::new(ended) })
     }
 
     /// The rank does something else from now on.
@@ -200,7 +200,7 @@ impl Drop for RankLink {
         self.shared.lock().leaving = true;
         self.shared.news.notify_one();
         // Either the thread has ended, or it has had its time.
-        let _ = self.ended.recv_timeout(FAREWELL);
+        let _ = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner).recv_timeout(FAREWELL);
     }
 }
 
