@@ -196,7 +196,12 @@ impl Coordinator {
         Ok(coordinator)
     }
 
-    fn serve(&mut self, listener: TcpListener, served: Option<Served>, ranks: usize) -> Result<(), ControlError> {
+    fn serve(
+        &mut self,
+        listener: TcpListener,
+        served: Option<Served>,
+        ranks: usize,
+    ) -> Result<(), ControlError> {
         let Some(runtime) = &self.runtime else { return Ok(()) };
         let listener = in_runtime(runtime, listener)?;
         let router = router(&self.shared, &self.endpoint.token, served)?;
@@ -323,7 +328,11 @@ fn check_ranks(ranks: usize) -> Result<(), ControlError> {
     if (1..=MOST_RANKS).contains(&ranks) {
         return Ok(());
     }
-    Err(ControlError::Option { name: "the number of ranks", value: ranks.to_string(), hint: "a run has 1 to 65536 ranks" })
+    Err(ControlError::Option {
+        name: "the number of ranks",
+        value: ranks.to_string(),
+        hint: "a run has 1 to 65536 ranks",
+    })
 }
 
 /// Listens on an address, which may name this host.
@@ -366,11 +375,14 @@ fn router(shared: &Shared, token: &Token, served: Option<Served>) -> Result<Rout
             .register_encoded_file_descriptor_set(control_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let broken = |error: tonic_reflection::server::Error| ControlError::Thread { source: io::Error::other(error) };
+    let broken =
+        |error: tonic_reflection::server::Error| ControlError::Thread { source: io::Error::other(error) };
     let mut server = Server::builder();
     if let Some(served) = served {
-        let wrong =
-            |error: tonic::transport::Error| ControlError::Certificate { what: "certificate or key", reason: chain(&error) };
+        let wrong = |error: tonic::transport::Error| ControlError::Certificate {
+            what: "certificate or key",
+            reason: chain(&error),
+        };
         server = server.tls_config(served.config.timeout(CALL)).map_err(wrong)?;
     }
     drop(reporter);

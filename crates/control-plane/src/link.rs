@@ -126,8 +126,11 @@ impl RankLink {
         };
         let shared = Arc::new(Shared { facts: Mutex::new(facts), news: Notify::new() });
         let failed = |source| ControlError::Thread { source };
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .map_err(failed)?;
         let (alive, ended) = channel::<()>();
         let keeper = Keeper { shared: Arc::clone(&shared), dial, info };
         std::thread::Builder::new()
@@ -265,7 +268,10 @@ impl Keeper {
             reason: spell(status),
             is_hopeless: matches!(
                 status.code(),
-                Code::Unauthenticated | Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented
+                Code::Unauthenticated
+                    | Code::InvalidArgument
+                    | Code::FailedPrecondition
+                    | Code::Unimplemented
             ),
             was_up,
         };
@@ -304,7 +310,11 @@ impl Keeper {
     }
 
     /// Sends reports and takes commands until the rank leaves.
-    async fn stream(&self, client: &mut RankServiceClient<Channel>, session: u64) -> Result<(), tonic::Status> {
+    async fn stream(
+        &self,
+        client: &mut RankServiceClient<Channel>,
+        session: u64,
+    ) -> Result<(), tonic::Status> {
         let (sender, reports) = mpsc::channel(ON_THEIR_WAY);
         // The first report is there before the call begins: the coordinator answers it.
         self.send(&sender, session);
