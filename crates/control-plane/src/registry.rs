@@ -477,3 +477,6 @@ impl Registry {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,7 +97,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            silence_floor: Duration::from_secs(4),
+            silence_floor: Duration::from_secs(3),
             silence_at_start: Duration::from_secs(30),
             step_factor: 3.0,
             grace: Duration::from_secs(5),
