@@ -47,7 +47,7 @@ pub(super) fn held(rank: Rank<'_>) -> Vec<Part> {
         part("messages of neighbouring stages", stage_messages(rank)),
         part("adapted weights' buffers", delta_buffers(rank)),
         part("ΔW of a tensor before rounding", wide_delta(rank)),
-        part("θ and its two moments", product([d, 12])),
+        part("θ and its two moments, twice", product([d, 24])),
         // s, s·θ and the gradient in f32; the sums in i64; the group sizes.
         part("gradient, sums and scales of θ", product([d, 28 + received]).saturating_add(8 + received)),
         part("private sums of the threads", product([d, 8, training.threads.max(1)])),

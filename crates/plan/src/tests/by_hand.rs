@@ -24,7 +24,7 @@ fn llama_8b_with_the_official_settings() {
     let memory = &plan.memory;
     assert_eq!(memory.part("blocks' weights"), 4 * (1_342_177_280 + 32 * 3 * 4096 * 14_336));
     assert_eq!(memory.part("adapted weights' buffers"), 4 * 1_342_177_280);
-    assert_eq!(memory.part("θ and its two moments"), 6 << 20);
+    assert_eq!(memory.part("θ and its two moments, twice"), 12 << 20);
     assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
 }
 
@@ -334,7 +334,7 @@ fn the_text_says_the_numbers() {
         "steps  49,376, 2 epochs",
         "of which warm-up  2,469",
         "checkpoint  6.0 MiB, 2 kept",
-        "θ and its two moments  6.0 MiB",
+        "θ and its two moments, twice  12.0 MiB",
     ] {
         assert!(text.contains(expected), "{text}\nlacks {expected}");
     }
