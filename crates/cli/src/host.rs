@@ -23,6 +23,12 @@ pub fn memory_limit() -> Option<u64> {
     })
 }
 
+/// Bytes of memory that this process has, and the most that it had.
+pub fn own_memory() -> Option<(u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    Some((entry(&status, "VmRSS:")?, entry(&status, "VmHWM:")?))
+}
+
 /// Bytes that may still be written beside or under `path`, which need not exist.
 pub fn free_disk(path: &Path) -> Option<u64> {
     let path = std::path::absolute(path).ok()?;
@@ -77,6 +83,11 @@ mod tests {
             Some(2 << 20)
         );
         assert_eq!(entry("MemTotal: 9 kB\n", "MemAvailable:"), None);
+    }
+
+    #[test]
+    fn this_process_has_memory_and_had_more() {
+        assert!(own_memory().is_some_and(|(now, peak)| 0 < now && now <= peak));
     }
 
     #[test]

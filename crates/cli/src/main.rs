@@ -1,6 +1,7 @@
 //! `gpart-dist`: the command line, where the parts are put together. `main` turns errors into exit codes, the
 //! commands do the work.
 
+mod control;
 mod cores;
 mod doctor;
 mod exit;
@@ -45,6 +46,16 @@ enum Command {
     /// Show the resolved settings of a command and where each value came from
     #[command(subcommand)]
     Config(ConfigOf),
+    /// Show a run that goes: its ranks, how far it is, what is wrong
+    Status(control::StatusArgs),
+    /// Follow a run until it ends
+    Watch(control::WatchArgs),
+    /// Ask a run to keep the state and the adapter of the step in progress
+    Checkpoint(control::CheckpointArgs),
+    /// Ask a run to stop after the step in progress; the same command goes on later
+    Stop(control::StopArgs),
+    /// Change how much a run logs
+    LogLevel(control::LogLevelArgs),
     /// Make a plain checkpoint out of a model and an adapter
     Merge(merge::MergeArgs),
     /// Write a model of a real shape with random weights, to try that shape without a download
@@ -95,6 +106,11 @@ fn run(cli: Cli) -> Exit {
             train::show_config(Task::Metamath, &args.train, args.json)
         }
         Command::Config(ConfigOf::Train(args)) => train::show_config(Task::Train, &args.train, args.json),
+        Command::Status(args) => control::status(&args),
+        Command::Watch(args) => control::watch(&args),
+        Command::Checkpoint(args) => control::checkpoint(&args),
+        Command::Stop(args) => control::stop(&args),
+        Command::LogLevel(args) => control::log_level(&args),
         Command::Merge(args) => merge::merge(&args),
         Command::RandomModel(args) => random_model::random_model(&args),
         Command::Inspect(what) => inspect::inspect(what),

@@ -3,6 +3,9 @@
 use std::error::Error;
 use std::io::Write;
 
+/// What ranks compute on.
+pub const DEVICE: &str = "cpu";
+
 use comm::Communicator;
 use miette::Diagnostic;
 
@@ -23,7 +26,7 @@ pub fn note(text: &str) {
 
 /// The same, naming the rank, its host and its device where there are several ranks.
 pub fn print_of_rank(error: &dyn Diagnostic, comm: &dyn Communicator) {
-    let place = (comm.size() > 1).then(|| format!("rank {} on {} (cpu)", comm.rank(), host()));
+    let place = (comm.size() > 1).then(|| format!("rank {} on {} ({DEVICE})", comm.rank(), host()));
     let text = render(error, place.as_deref());
     tracing::error!("{}", text.trim_start_matches("error: ").trim_end());
     let _ = std::io::stderr().write_all(text.as_bytes());

@@ -19,3 +19,10 @@ fn parent_writes_to_terminal() -> Option<bool> {
     let target = target.to_str()?;
     Some(target.starts_with("/dev/pts/") || target.starts_with("/dev/tty") || target == "/dev/console")
 }
+
+/// Columns of the terminal that standard output ends at; what a wide page has where there is none.
+pub fn columns() -> usize {
+    const PAGE: usize = 120;
+    let size = rustix::termios::tcgetwinsize(std::io::stdout());
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(PAGE)
+}

@@ -108,6 +108,8 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator, steering: &Steering) -> 
         return trainer::agree(comm, shown.map(|()| Exit::Done));
     }
     let plane = data_plane(config, comm)?;
+    let unreachable = steering.connect(config, comm, &log)?;
+    unreachable.iter().for_each(|text| ui.warning(text));
     let surroundings = Surroundings {
         comm,
         data: plane.comm.as_ref(),
@@ -118,12 +120,19 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator, steering: &Steering) -> 
         observe: &|event| ui.event(event),
         control: steering,
         opened: &|folder| {
+            steering.opened(folder);
             if let Err(error) = log.attach(folder, comm.rank()) {
                 ui.warning(&format!("no log file in {}: {error}", folder.display()));
             }
         },
     };
-    match trainer::run(config, &surroundings)? {
+    let ending = trainer::run(config, &surroundings);
+    steering.end(match &ending {
+        Ok(Ending::Finished(_)) => "finished",
+        Ok(Ending::Stopped { .. }) => "stopped, and can go on",
+        Err(_) => "failed",
+    });
+    match ending? {
         Ending::Finished(summary) if comm.rank() == 0 => ui.summary(&summary),
         Ending::Finished(_) => {}
         Ending::Stopped { .. } => return Ok(Exit::Preempted),

@@ -14,7 +14,13 @@ use crate::value::Kind;
 use crate::{ConfigError, Task, TrainArgs};
 
 /// Variables of the `GPART_` family that are no settings of a run.
-pub const RESERVED_VARIABLES: [&str; 1] = ["GPART_CONFIGS"];
+pub const RESERVED_VARIABLES: [&str; 5] = [
+    "GPART_CONFIGS",
+    "GPART_CONTROL_ADDRESS",
+    "GPART_CONTROL_ATTEMPT",
+    "GPART_CONTROL_CA",
+    "GPART_CONTROL_TOKEN",
+];
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

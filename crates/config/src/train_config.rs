@@ -110,6 +110,10 @@ pub struct TrainConfig {
     /// Likewise.
     #[serde(default = "yes")]
     pub pp_ahead: bool,
+    #[serde(default = "yes")]
+    pub control: bool,
+    #[serde(default)]
+    pub metrics_listen: Option<String>,
     pub memory_check: bool,
     pub threads: usize,
 }

@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn another_theta_names_its_ranks() {
         let none = Wishes::default();
-        let stop = Wishes { stop: true, checkpoint: false };
+        let stop = Wishes { stop: true, ..none };
         assert!(same_theta(&middle(&[["aa\0", "aa\0"]]), 3, "aa", none).is_ok_and(|wishes| wishes == none));
         assert!(
             same_theta(&middle(&[["aa\0", "aa\u{1}"]]), 3, "aa", none).is_ok_and(|wishes| wishes == stop)

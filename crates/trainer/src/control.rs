@@ -1,5 +1,8 @@
 //! What a run says of itself while it goes, and what is wished of it from outside.
 
+use comm::Traffic;
+use config::LogLevel;
+
 use crate::StepMetrics;
 
 /// What a rank does.
@@ -7,12 +10,14 @@ use crate::StepMetrics;
 pub enum Phase {
     /// Reads inputs, weights and the state to go on from.
     Loading,
-    /// Computes the micro-batches of a step.
-    Computing,
+    /// Computes forward of a step's micro-batches.
+    Forward,
+    /// Computes their backward.
+    Backward,
     /// Waits for the disk to have the state of the step before.
     WaitingForDisk,
-    /// Takes part in the reduction and makes the update.
-    Updating,
+    /// Takes part in the reduction of the gradient.
+    Reducing,
     /// Records what the step came to, with the other ranks.
     Recording,
     /// Measures the held-out loss.
@@ -23,22 +28,6 @@ pub enum Phase {
     Finishing,
 }
 
-impl Phase {
-    /// In a few words, as a person reads it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Loading => "loading",
-            Self::Computing => "computing",
-            Self::WaitingForDisk => "waiting for the disk",
-            Self::Updating => "updating",
-            Self::Recording => "recording",
-            Self::Evaluating => "held-out loss",
-            Self::Sampling => "sampling",
-            Self::Finishing => "finishing",
-        }
-    }
-}
-
 /// A step that was made.
 #[derive(Debug, Clone, Copy)]
 pub struct StepReport<'a> {
@@ -46,8 +35,10 @@ pub struct StepReport<'a> {
     pub metrics: &'a StepMetrics,
     /// Steps of the whole run.
     pub total_steps: u64,
-    /// The newest step whose state is on disk.
-    pub durable_step: u64,
+    /// The newest step whose state is on disk; none on a rank that writes none.
+    pub durable_step: Option<u64>,
+    /// What this rank has moved and waited for since the start, by axis and operation.
+    pub traffic: &'a [Traffic],
 }
 
 /// What is wished of a run.
@@ -57,19 +48,31 @@ pub struct Wishes {
     pub stop: bool,
     /// To keep the state and the adapter of this step.
     pub checkpoint: bool,
+    /// To log from this level on.
+    pub log_level: Option<LogLevel>,
 }
+
+/// In the order of the byte that says them, from 1.
+const LEVELS: [LogLevel; 5] =
+    [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
 
 impl Wishes {
     /// As one byte, for the other ranks.
     pub(crate) fn to_byte(self) -> u8 {
-        u8::from(self.stop) | u8::from(self.checkpoint) << 1
+        u8::from(self.stop) | u8::from(self.checkpoint) << 1 | number_of(self.log_level) << 2
     }
 
-    /// What any of these ranks was asked for.
+    /// What any of these ranks was asked for; the most talkative level where several were.
     pub(crate) fn of_any(bytes: impl Iterator<Item = u8>) -> Self {
-        let all = bytes.fold(0, |all, byte| all | byte);
-        Self { stop: all & 1 != 0, checkpoint: all & 2 != 0 }
+        let (all, level) = bytes.fold((0, 0), |(all, level), byte| (all | byte, level.max(byte >> 2)));
+        let log_level = LEVELS.get(usize::from(level).wrapping_sub(1)).copied();
+        Self { stop: all & 1 != 0, checkpoint: all & 2 != 0, log_level }
     }
+}
+
+/// A level's place in [`LEVELS`], from 1; 0 for none.
+fn number_of(level: Option<LogLevel>) -> u8 {
+    LEVELS.iter().position(|each| Some(*each) == level).map_or(0, |at| at as u8 + 1)
 }
 
 /// Whoever watches and steers a run. Called on every rank between other work: nothing here blocks or fails.
@@ -80,8 +83,11 @@ pub trait Control: Sync {
     /// A step was made.
     fn step(&self, report: &StepReport<'_>);
 
-    /// What was asked for since the last call.
+    /// What this rank was asked for since the last call.
     fn wishes(&self) -> Wishes;
+
+    /// What any rank was asked for; it is done after this step.
+    fn granted(&self, wishes: Wishes);
 }
 
 /// Nobody.
@@ -96,6 +102,8 @@ impl Control for Uncontrolled {
     fn wishes(&self) -> Wishes {
         Wishes::default()
     }
+
+    fn granted(&self, _wishes: Wishes) {}
 }
 
 #[cfg(test)]
@@ -104,11 +112,14 @@ mod tests {
 
     #[test]
     fn a_wish_of_any_rank_counts() {
-        let stop = Wishes { stop: true, checkpoint: false };
-        let checkpoint = Wishes { stop: false, checkpoint: true };
+        let none = Wishes::default();
+        let stop = Wishes { stop: true, ..none };
+        let checkpoint = Wishes { checkpoint: true, ..none };
+        let level = |level| Wishes { log_level: Some(level), ..none };
         let of = |wishes: &[Wishes]| Wishes::of_any(wishes.iter().map(|wish| wish.to_byte()));
-        assert_eq!(of(&[]), Wishes::default());
-        assert_eq!(of(&[Wishes::default(), stop]), stop);
-        assert_eq!(of(&[checkpoint, Wishes::default(), stop]), Wishes { stop: true, checkpoint: true });
+        assert_eq!((of(&[]), of(&[none, stop])), (none, stop));
+        let all = Wishes { stop: true, checkpoint: true, log_level: Some(LogLevel::Debug) };
+        assert_eq!(of(&[checkpoint, none, level(LogLevel::Debug), level(LogLevel::Warn), stop]), all);
+        LEVELS.iter().for_each(|each| assert_eq!(of(&[level(*each)]), level(*each)));
     }
 }

@@ -156,6 +156,15 @@ pub enum TrainError {
         /// Why the newest is refused.
         reason: String,
     },
+    /// The run's coordinator cannot be as it was asked for.
+    #[error("{message}")]
+    #[diagnostic(code(input::control), help("{hint}"))]
+    Control {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
     /// There is no room for the states of a run.
     #[error(
         "{} has room for {free} bytes, and a run needs {needed} for a few states to go on from",

@@ -13,6 +13,7 @@ use projection::Reducer;
 use tch::Tensor;
 
 use crate::TrainError;
+use crate::control::{Control, Phase};
 use crate::overlay::ScaledTheta;
 use crate::pass::{Pass, Tape, Update};
 use crate::weights::FrozenWeights;
@@ -23,6 +24,8 @@ pub(crate) struct Pipeline<'a> {
     pub rank: usize,
     pub pass: Pass<'a>,
     pub weights: Box<dyn FrozenWeights>,
+    /// Is told what the rank does.
+    pub control: &'a dyn Control,
     /// Stages make a forward more before their first backward.
     pub ahead: bool,
     /// The ranks of this pipeline, by stage.
@@ -73,6 +76,7 @@ impl Pipeline<'_> {
             let update = Update { theta: work.theta, dropout: dropout[number] };
             match action {
                 Action::Forward(_) => {
+                    self.control.phase(Phase::Forward);
                     let input = self.input(&mut inputs, batch)?;
                     let (output, tape) = self.pass.forward(self.weights.as_mut(), batch, input, update)?;
                     let upstream = match stage.is_last() {
@@ -90,6 +94,7 @@ impl Pipeline<'_> {
                     tapes.push_back((tape, upstream));
                 }
                 Action::Backward(_) => {
+                    self.control.phase(Phase::Backward);
                     let Some((tape, upstream)) = tapes.pop_front() else {
                         unreachable!("a forward came before")
                     };

@@ -78,7 +78,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Endi
     agree(comm, start::check_output_dir_file(config))?;
     let (mut inputs, origin) = Inputs::load(config, surroundings, observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
-    let place = agree(comm, start::Place::new(mesh, config, &inputs, comm, surroundings.data))?;
+    let place = agree(comm, start::Place::new(mesh, config, &inputs, comm, surroundings.data, control))?;
     let cheapest = planning::check_memory(config, &inputs, mesh.degrees(), surroundings)?;
     let partition = inputs.partition(&origin.spec, comm, observe)?;
     start::warn_of_long_rows(&inputs, observe);
@@ -164,11 +164,10 @@ impl Run<'_, '_> {
         let control = self.control;
         let mut records = records(&mut self.output, &mut self.copy);
         let mut written = None;
-        control.phase(Phase::Computing);
         let mut gate = || {
             control.phase(Phase::WaitingForDisk);
             written = records.as_mut().map_or(Ok(None), |records| records.settle())?;
-            control.phase(Phase::Updating);
+            control.phase(Phase::Reducing);
             Ok(())
         };
         let metrics = self.engine.train_step(&self.inputs.dataset, &rows, &mut gate)?;
@@ -187,6 +186,7 @@ impl Run<'_, '_> {
         // A θ that is not everybody's is neither recorded nor saved.
         let (step, wishes) = (metrics.step, self.control.wishes());
         let wishes = same_theta(self.engine.parts.comm, step, &metrics.theta_blake3, wishes)?;
+        self.control.granted(wishes);
         let due = step.is_multiple_of(config.save_steps as u64)
             || step == self.inputs.schedule.total_steps()
             || wishes.checkpoint
@@ -200,10 +200,10 @@ impl Run<'_, '_> {
         let recorded = copied.and_then(|()| with(&mut self.output, |output| output.record(metrics, state)));
         let saved = recorded.and_then(|()| if due { self.save() } else { Ok(()) });
         agree(self.engine.parts.comm, saved)?;
-        let durable_step =
-            records(&mut self.output, &mut self.copy).map_or(0, |records| records.durable_step());
+        let durable_step = records(&mut self.output, &mut self.copy).map(|records| records.durable_step());
         let total_steps = self.inputs.schedule.total_steps();
-        self.control.step(&StepReport { metrics, total_steps, durable_step });
+        let traffic = self.engine.parts.data.traffic();
+        self.control.step(&StepReport { metrics, total_steps, durable_step, traffic: &traffic });
         (self.observe)(Event::Step(metrics));
         let StepMetrics { loss, grad_norm, step_seconds, theta_blake3, .. } = metrics;
         tracing::info!(step, loss, grad_norm, step_seconds, theta_blake3, "step");

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind};
 
 use crate::agree::agree;
+use crate::control::Control;
 use crate::engine::{Engine, Parts};
 use crate::inputs::Inputs;
 use crate::learning_rate::{Decay, LearningRate};
@@ -113,6 +114,8 @@ pub(crate) fn compute_kind(config: &TrainConfig) -> Kind {
 /// Where a rank is, and who it talks to.
 pub(crate) struct Place<'a> {
     pub mesh: Mesh,
+    /// Is told what the rank does.
+    pub control: &'a dyn Control,
     pub stage: Stage,
     /// The blocks of all stages.
     pub stages: Vec<Range<usize>>,
@@ -134,6 +137,7 @@ impl<'a> Place<'a> {
         inputs: &Inputs,
         comm: &'a dyn Communicator,
         data: &'a dyn Communicator,
+        control: &'a dyn Control,
     ) -> Result<Self, TrainError> {
         let model = crate::model_facts(&inputs.model_config, &inputs.space);
         let stages = plan::stages(&model, mesh.degrees().pp)?;
@@ -141,7 +145,7 @@ impl<'a> Place<'a> {
         let stage = Stage::of_rank(&mesh, comm.rank(), &stages, first_adapted);
         let dtype = crate::training_facts(config).dtype;
         let rank_traffic = plan::RankTraffic::new(&model, dtype, &mesh, comm.rank(), config.pp_ahead)?;
-        Ok(Self { mesh, stage, stages, rank_traffic, comm, data })
+        Ok(Self { mesh, control, stage, stages, rank_traffic, comm, data })
     }
 
     /// Collective. Reads this rank's part of the frozen weights.
@@ -235,7 +239,7 @@ pub(crate) fn parts<'a>(
     theta: Vec<f32>,
 ) -> Parts<'a> {
     let Built { model, partition, scope, executor, counts } = built;
-    let Place { mesh, stage, rank_traffic, comm, data, .. } = place;
+    let Place { mesh, control, stage, rank_traffic, comm, data, .. } = place;
     let recompute = config.gradient_checkpointing;
     let blocks = stage.blocks.clone();
     let overlay = Overlay::new(&inputs.space, blocks, partition, executor, model.kind(), recompute);
@@ -254,7 +258,15 @@ pub(crate) fn parts<'a>(
         data,
         config,
         rank_traffic,
-        pipeline: Pipeline { mesh, rank: comm.rank(), pass, weights, ahead: config.pp_ahead, stages },
+        pipeline: Pipeline {
+            mesh,
+            rank: comm.rank(),
+            pass,
+            weights,
+            control,
+            ahead: config.pp_ahead,
+            stages,
+        },
         executor,
         fixed: FixedPoint::new(largest, inputs.schedule.micro_batches_per_step()),
         scales: partition::scales(counts, config.isometric, scope),
