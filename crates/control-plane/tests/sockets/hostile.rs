@@ -97,6 +97,31 @@ fn bytes_that_are_no_protocol_do_nothing() {
     assert_works(&coordinator, &rank, 1);
 }
 
+/// A report with `value` wherever a number of seconds goes, and too much of everything.
+fn wild_report(session: u64, value: f64) -> v1::RankReport {
+    let step = v1::StepReport {
+        step: u64::MAX,
+        total_steps: 0,
+        loss: value,
+        tokens_per_second: value,
+        seconds: value,
+        waited_seconds: BTreeMap::from([("x".to_owned(), value)]),
+    };
+    v1::RankReport {
+        session,
+        phase: 99,
+        phase_seconds: value,
+        collective: Some("\u{7}bell".into()),
+        collective_seconds: value,
+        step: Some(u64::MAX),
+        memory_bytes: Some(u64::MAX),
+        durable_step: Some(u64::MAX),
+        steps: vec![step; 200],
+        received_command: u64::MAX,
+        ..Default::default()
+    }
+}
+
 #[test]
 fn what_a_rank_says_is_cut_to_size() {
     let coordinator = start(2);
@@ -121,32 +146,7 @@ fn what_a_rank_says_is_cut_to_size() {
         let session =
             ranks.register(with_token(endpoint, request)).await.expect("taken").into_inner().session;
         let wild = [f64::NAN, f64::INFINITY, -1.0, f64::MAX];
-        let reports: Vec<_> = wild
-            .iter()
-            .map(|&value| v1::RankReport {
-                session,
-                phase: 99,
-                phase_seconds: value,
-                collective: Some("\u{7}bell".into()),
-                collective_seconds: value,
-                step: Some(u64::MAX),
-                memory_bytes: Some(u64::MAX),
-                durable_step: Some(u64::MAX),
-                steps: vec![
-                    v1::StepReport {
-                        step: u64::MAX,
-                        total_steps: 0,
-                        loss: value,
-                        tokens_per_second: value,
-                        seconds: value,
-                        waited_seconds: BTreeMap::from([("x".to_owned(), value)]),
-                    };
-                    200
-                ],
-                received_command: u64::MAX,
-                ..Default::default()
-            })
-            .collect();
+        let reports: Vec<_> = wild.iter().map(|&value| wild_report(session, value)).collect();
         let mut commands = ranks
             .report(with_token(endpoint, tokio_stream::iter(reports)))
             .await
