@@ -90,7 +90,7 @@ pub struct Limits {
     pub slow_factor: f64,
     /// … in nearly all of this many last steps (four of five).
     pub slow_steps: usize,
-    /// How long over its limit a finding lasts before [`overdue`] says that the attempt has to end.
+    /// How long over its limit a finding lasts before [`overdue`](super::overdue) says that the attempt has to end.
     pub patience: Duration,
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 
 fn at(seconds: f64) -> Now {
     Now { since_start: Duration::from_secs_f64(seconds), unix_milliseconds: 0 }
@@ -131,4 +132,68 @@ fn who_does_not_fit_is_not_taken() {
     let mut late = registry.follow(1).expect("a follower");
     assert!(matches!(late.past[0].kind, EventKind::RunEnded { .. }));
     assert_eq!(late.coming.try_recv().err(), Some(mpsc::error::TryRecvError::Disconnected));
+}
+
+fn reports() -> impl Strategy<Value = v1::RankReport> {
+    let numbers = (any::<f64>(), any::<f64>(), any::<f64>(), any::<f64>());
+    let counts = (any::<u64>(), any::<u64>(), prop::option::of(any::<u64>()), any::<u64>());
+    let waits = prop::collection::btree_map(".{0,5}", any::<f64>(), 0..4);
+    (any::<i32>(), numbers, counts, prop::option::of(".{0,100}"), waits, any::<bool>()).prop_map(
+        |(
+            phase,
+            (a, b, c, d),
+            (step, total_steps, durable_step, received_command),
+            collective,
+            waits,
+            leaving,
+        )| {
+            let done = v1::StepReport {
+                step,
+                total_steps,
+                loss: c,
+                tokens_per_second: d,
+                seconds: a,
+                waited_seconds: waits,
+            };
+            v1::RankReport {
+                session: 100,
+                phase,
+                phase_seconds: a,
+                collective,
+                collective_seconds: b,
+                step: durable_step,
+                memory_bytes: durable_step,
+                memory_peak_bytes: Some(total_steps),
+                durable_step,
+                steps: vec![done; 3],
+                received_command,
+                leaving,
+            }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn whatever_ranks_say_the_run_is_looked_at_and_shown(
+        reports in prop::collection::vec(reports(), 0..60),
+        width in 0usize..200,
+    ) {
+        let mut registry = registry(2);
+        let _stream = join(&mut registry, 0, 2, 0.0);
+        let mut now = 0.0;
+        for report in reports {
+            now += 0.5;
+            registry.report(report, at(now)).expect("taken");
+            registry.look(at(now));
+        }
+        let status = registry.status(at(now + 1.0));
+        let sent = wire::status_in(wire::status_out(&status));
+        prop_assert_eq!(serde_json::to_string(&sent).expect("json"), serde_json::to_string(&status).expect("json"));
+        crate::render::status(&status, width);
+        for event in registry.follow(usize::MAX).expect("a follower").past {
+            crate::render::event(&event);
+            prop_assert!(wire::event_in(wire::event_out(&event)).is_some());
+        }
+    }
 }

@@ -248,8 +248,12 @@ fn prometheus_reads_metrics() {
     };
     let page = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
-    for line in ["gpart_step 7\n", "gpart_loss 2.5\n", "gpart_rank_connected{rank=\"0\",host=\"host0\"} 1\n"]
-    {
+    for line in [
+        "gpart_step 7\n",
+        "gpart_loss 2.5\n",
+        "gpart_rank_connected{rank=\"0\",host=\"host0\"} 1\n",
+        "gpart_rank_collective_seconds{rank=\"0\",host=\"host0\",collective=\"all-reduce\"} 0.01\n",
+    ] {
         assert!(page.contains(line), "{line}{page}");
     }
     assert!(!page.contains(&coordinator.endpoint().token.reveal()));
