@@ -101,7 +101,7 @@ pub fn status(args: &StatusArgs) -> Exit {
             let text = serde_json::to_string_pretty(&status).unwrap_or_default();
             print(&format!("{text}\n"));
         } else {
-            print(&render::status(&status, terminal::columns()));
+            print(&format!("{}\n", render::status(&status, terminal::columns()).trim_end()));
         }
         Ok(())
     })
@@ -133,7 +133,7 @@ fn redraw(client: &mut Client) -> Result<(), ControlError> {
             }
             Err(error) => return Err(error),
         };
-        let text = render::status(&status, terminal::columns());
+        let text = format!("{}\n", render::status(&status, terminal::columns()).trim_end());
         let back = if lines > 0 { format!("\x1b[{lines}A\x1b[J") } else { String::new() };
         if !print(&format!("{back}{text}")) {
             return Ok(());

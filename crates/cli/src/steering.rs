@@ -148,7 +148,7 @@ fn refused(error: control_plane::ControlError) -> TrainError {
 fn info(config: &TrainConfig, comm: &dyn Communicator) -> RankInfo {
     let settings = serde_json::to_vec(config).unwrap_or_default();
     let hash = Sha256::digest(settings);
-    let fingerprint = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let fingerprint = crate::inspect::hex(&hash);
     RankInfo {
         rank: comm.rank(),
         ranks: comm.size(),
