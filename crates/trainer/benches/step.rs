@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use adapter::{AdaptedSpace, Selection};
+use checkpoint::Vectors;
 use data::MicroBatch;
 use model::{BlockWeights, Decoder, DecoderWeights, LinearKind, ModelConfig, WholeHead, cross_entropy};
 use partition::{Scope, Stateless, count_parallel, scales};
@@ -56,8 +57,9 @@ fn main() {
         executor: executor.as_ref(),
         reducer: Reducer::new(D, FixedPoint::new(*counts.iter().max().unwrap(), 1), THREADS).unwrap(),
         scales: scales(&counts, true, &Scope::Global),
-        theta: vec![0.0; D as usize],
-        adam: AdamW::new(AdamWOptions::with_weight_decay(0.01), D as usize),
+        before: Vectors::starting_at(vec![0.0; D as usize]),
+        after: Vectors::starting_at(vec![0.0; D as usize]),
+        adam: AdamW::new(AdamWOptions::with_weight_decay(0.01)),
         step: 0,
     };
     let variants = [
@@ -115,16 +117,17 @@ struct GPart<'a> {
     executor: &'a dyn Executor,
     reducer: Reducer,
     scales: Vec<f32>,
-    theta: Vec<f32>,
+    before: Vectors,
+    after: Vectors,
     adam: AdamW,
     step: u64,
 }
 
 impl GPart<'_> {
     fn step(&mut self, batch: &MicroBatch, dropout: f64) {
-        let d = self.theta.len();
+        let d = self.before.theta.len();
         let (mut scaled, mut sums, mut grad) = (vec![0.0; d], vec![0; d], vec![0.0; d]);
-        scale_theta(&self.theta, &self.scales, &mut scaled).unwrap();
+        scale_theta(&self.before.theta, &self.scales, &mut scaled).unwrap();
         let theta = ScaledTheta { values: &scaled, stamp: self.step };
         let dropout = Dropout::new(dropout, 42, self.step, 0).unwrap();
         let normaliser = batch.label_count() as f64;
@@ -134,7 +137,8 @@ impl GPart<'_> {
         self.reducer.fixed_point().finish(&sums, &self.scales, &mut grad).unwrap();
         clip(&mut grad, 1.0);
         self.step += 1;
-        self.adam.update(self.step, 2e-4, &mut self.theta, &grad);
+        self.adam.update(self.step, 2e-4, &grad, &self.before, &mut self.after);
+        std::mem::swap(&mut self.before, &mut self.after);
     }
 }
 
@@ -142,7 +146,7 @@ impl GPart<'_> {
     /// W + ΔW of all blocks.
     fn apply(&mut self) {
         self.step += 1;
-        let theta = ScaledTheta { values: &self.theta, stamp: self.step };
+        let theta = ScaledTheta { values: &self.before.theta, stamp: self.step };
         for (block, weights) in self.weights.blocks.iter().enumerate() {
             self.pass.overlay.block(block, weights.share(), theta, None).unwrap();
         }
@@ -157,7 +161,7 @@ impl GPart<'_> {
                 .collect();
             self.pass.overlay.reduce(block, grads, 1.0, None, &mut self.reducer).unwrap();
         }
-        self.reducer.finish_step(self.executor, &mut vec![0; self.theta.len()]).unwrap();
+        self.reducer.finish_step(self.executor, &mut vec![0; self.before.theta.len()]).unwrap();
     }
 }
 

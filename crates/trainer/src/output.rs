@@ -325,6 +325,16 @@ fn append_held_out(folder: &Path, line: &HeldOutLine) -> Result<(), TrainError> 
     Ok(append(&mut open_to_append(&path)?, &path, line)?)
 }
 
+/// What [`open`] comes to on a rank.
+pub(crate) struct Opened {
+    /// On rank 0.
+    pub output: Option<Output>,
+    /// On the first ranks of hosts that do not share rank 0's folder.
+    pub copy: Option<HostCopy>,
+    /// Where the run goes on, on every rank.
+    pub state: Option<State>,
+}
+
 /// Collective. Makes the run's folder ready: on rank 0, and on hosts that do not share it a copy. Every rank gets the state
 /// to go on from.
 pub(crate) fn open(
@@ -332,7 +342,7 @@ pub(crate) fn open(
     total_steps: u64,
     comm: &dyn Communicator,
     observe: Observer<'_>,
-) -> Result<(Option<Output>, Option<HostCopy>, Option<State>), TrainError> {
+) -> Result<Opened, TrainError> {
     let wanted = Wanted { identity, total_steps };
     copies::bring_home(wanted, comm)?;
     let mut output = None;
@@ -350,7 +360,7 @@ pub(crate) fn open(
     };
     let state = agree(comm, parsed)?;
     let copy = copies::open(wanted, state.as_ref(), comm)?;
-    Ok((output, copy, state))
+    Ok(Opened { output, copy, state })
 }
 
 /// The states of the run of these settings.

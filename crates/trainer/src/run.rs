@@ -19,7 +19,7 @@ use crate::engine::Engine;
 use crate::inputs::Inputs;
 use crate::model_card::Card;
 use crate::optimizer::l2_norm;
-use crate::output::{self, HeldOutLine, HostCopy, Identity, Output, Records, StepState};
+use crate::output::{self, HeldOutLine, HostCopy, Identity, Opened, Output, Records, StepState};
 use crate::planning;
 use crate::start;
 use crate::traffic::{StepTraffic, peak_memory};
@@ -83,7 +83,8 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Endi
     let partition = inputs.partition(&origin.spec, comm, observe)?;
     start::warn_of_long_rows(&inputs, observe);
     start::warn_of_idle_ranks(&inputs, &mesh, observe);
-    let (mut output, copy, state) = output::open(&identity, inputs.schedule.total_steps(), comm, observe)?;
+    let Opened { mut output, copy, state } =
+        output::open(&identity, inputs.schedule.total_steps(), comm, observe)?;
     (surroundings.opened)(&config.output_dir());
 
     observe(Event::Stage("loading the model"));

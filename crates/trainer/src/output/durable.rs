@@ -85,14 +85,14 @@ impl Durable {
             ));
         }
         let fits = written.free_bytes.map(|free| free / self.state_bytes.max(1));
-        if let Some(fits) = fits.filter(|fits| *fits < LITTLE_ROOM) {
-            if !std::mem::replace(&mut self.told_of_room, true) {
-                remarks.push(format!(
-                    "the disk is nearly full: {fits} more states of {:.1} MB fit where the checkpoints are; the run stops \
-                     when none does, and goes on from the last one when there is room again",
-                    self.state_bytes as f64 / 1e6
-                ));
-            }
+        if let Some(fits) = fits.filter(|fits| *fits < LITTLE_ROOM)
+            && !std::mem::replace(&mut self.told_of_room, true)
+        {
+            remarks.push(format!(
+                "the disk is nearly full: {fits} more states of {:.1} MB fit where the checkpoints are; the run stops \
+                 when none does, and goes on from the last one when there is room again",
+                self.state_bytes as f64 / 1e6
+            ));
         }
         remarks
     }
