@@ -35,7 +35,7 @@ fn a_run_is_seen_asked_and_stopped() {
     assert_eq!((&status["rank_count"], &status["total_steps"]), (&2.into(), &60.into()), "{status}");
     let ranks = status["ranks"].as_array().unwrap();
     assert_eq!(ranks.len(), 2, "{status}");
-    assert!(ranks.iter().all(|rank| rank["memory"]["now"].as_u64() > Some(1 << 20)), "{status}");
+    assert!(ranks.iter().all(|rank| rank["memory_bytes"].as_u64() > Some(1 << 20)), "{status}");
     assert!(status["durable_step"].as_u64() >= Some(1), "{status}");
     let table = shell(folder.path(), &["status"]).expect_code(0).stdout;
     assert!(table.contains("of 60") && table.contains("durable") && table.ends_with('\n'), "{table}");

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::harness::{alone, check_message, scratch, snapshot};
 
 /// Every command, with those of its own.
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 23] = [
     "metamath",
     "train",
     "plan",
@@ -24,6 +24,11 @@ const COMMANDS: [&str; 18] = [
     "inspect adapter",
     "inspect checkpoint",
     "inspect model",
+    "status",
+    "watch",
+    "checkpoint",
+    "stop",
+    "log-level",
     "doctor",
     "completions",
     "man",

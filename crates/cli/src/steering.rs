@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,20 +28,21 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub struct Steering {
     /// SIGUSR1 came: Slurm sends it ahead of the end of a job, and mpirun passes it to all ranks.
     stop: Arc<AtomicBool>,
-    line: OnceLock<Line>,
+    /// Until the run's end.
+    line: Mutex<Option<Line>>,
     log: OnceLock<LogFile>,
 }
 
 /// This rank's connection to the coordinator.
 struct Line {
     link: Arc<RankLink>,
-    /// Waiting times of the last step, by operation.
-    waited: Mutex<BTreeMap<String, f64>>,
+    /// Waiting times so far, by operation.
+    waited: BTreeMap<String, f64>,
     /// Hangs up when the watching thread is to end.
     watching: Option<Sender<()>>,
     watcher: Option<JoinHandle<()>>,
     /// On rank 0 of a run that no launcher coordinates, until the end, with where its endpoint was written.
-    coordinator: Mutex<Option<(Coordinator, Option<PathBuf>)>>,
+    coordinator: Option<(Coordinator, Option<PathBuf>)>,
 }
 
 impl Steering {
@@ -50,7 +51,7 @@ impl Steering {
         let stop = Arc::new(AtomicBool::new(false));
         // The system refuses no handler for this signal.
         let _ = signal_hook::flag::register(SIGUSR1, Arc::clone(&stop));
-        Self { stop, line: OnceLock::new(), log: OnceLock::new() }
+        Self { stop, line: Mutex::default(), log: OnceLock::new() }
     }
 
     /// Collective. Connects this rank to the launcher's coordinator, or to one of rank 0's own. A rank that cannot be
@@ -85,7 +86,7 @@ impl Steering {
         });
         match connected {
             Ok(Some(link)) => {
-                let _ = self.line.set(Line::new(link, coordinator));
+                *self.line() = Some(Line::new(link, coordinator));
                 Ok(None)
             }
             Ok(None) => Ok(None),
@@ -95,11 +96,16 @@ impl Steering {
         }
     }
 
+    fn line(&self) -> MutexGuard<'_, Option<Line>> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The run's output folder is there: people find the coordinator by it.
     pub fn opened(&self, folder: &Path) {
-        let Some(line) = self.line.get() else { return };
-        let mut coordinator = line.coordinator.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((coordinator, file)) = coordinator.as_mut() else { return };
+        let mut line = self.line();
+        let Some((coordinator, file)) = line.as_mut().and_then(|line| line.coordinator.as_mut()) else {
+            return;
+        };
         match coordinator.endpoint().write(folder) {
             Ok(path) => *file = Some(path),
             Err(error) => tracing::warn!(%error, "nobody will find the coordinator"),
@@ -108,8 +114,10 @@ impl Steering {
 
     /// The run is over, one way or the other.
     pub fn end(&self, outcome: &str) {
-        let Some(line) = self.line.get() else { return };
-        let coordinator = line.coordinator.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut line) = self.line().take() else { return };
+        let coordinator = line.coordinator.take();
+        // The link's last words are for the coordinator.
+        drop(line);
         if let Some((coordinator, file)) = coordinator {
             if let Some(path) = file {
                 let _ = std::fs::remove_file(path);
@@ -185,20 +193,20 @@ impl Line {
         };
         // Without it, no more is known than phases and steps.
         let watcher = std::thread::Builder::new().name("watcher".to_owned()).spawn(watch).ok();
-        let coordinator = Mutex::new(coordinator.map(|coordinator| (coordinator, None)));
-        Self { link, waited: Mutex::default(), watching: Some(watching), watcher, coordinator }
+        let coordinator = coordinator.map(|coordinator| (coordinator, None));
+        Self { link, waited: BTreeMap::new(), watching: Some(watching), watcher, coordinator }
     }
 
     /// Seconds that were waited for each operation since the last step.
-    fn waited_since(&self, traffic: &[Traffic]) -> BTreeMap<String, f64> {
-        let mut before = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
+    fn waited_since(&mut self, traffic: &[Traffic]) -> BTreeMap<String, f64> {
         let mut totals = BTreeMap::<String, f64>::new();
         for line in traffic {
             *totals.entry(line.operation.name().to_owned()).or_default() += line.waited_seconds;
         }
-        let since = |(name, total): (&String, &f64)| (name.clone(), total - before.get(name).unwrap_or(&0.0));
+        let since =
+            |(name, total): (&String, &f64)| (name.clone(), total - self.waited.get(name).unwrap_or(&0.0));
         let waited = totals.iter().map(since).collect();
-        *before = totals;
+        self.waited = totals;
         waited
     }
 }
@@ -215,7 +223,8 @@ impl Drop for Line {
 impl Control for Steering {
     fn phase(&self, phase: Phase) {
         use control_plane::Phase as To;
-        let Some(line) = self.line.get() else { return };
+        let line = self.line();
+        let Some(line) = line.as_ref() else { return };
         line.link.phase(match phase {
             Phase::Loading => To::Loading,
             Phase::Forward => To::Forward,
@@ -229,23 +238,25 @@ impl Control for Steering {
     }
 
     fn step(&self, report: &StepReport<'_>) {
-        let Some(line) = self.line.get() else { return };
+        let mut line = self.line();
+        let Some(line) = line.as_mut() else { return };
         let StepReport { metrics, total_steps, durable_step, traffic } = report;
         if let Some(step) = durable_step {
             line.link.durable(*step);
         }
+        let waited_seconds = line.waited_since(traffic);
         line.link.step(control_plane::StepReport {
             step: metrics.step,
             total_steps: *total_steps,
             loss: metrics.loss,
             tokens_per_second: metrics.tokens_per_second,
             seconds: metrics.step_seconds,
-            waited_seconds: line.waited_since(traffic),
+            waited_seconds,
         });
     }
 
     fn wishes(&self) -> Wishes {
-        let asked = self.line.get().map(|line| line.link.wishes()).unwrap_or_default();
+        let asked = self.line().as_ref().map(|line| line.link.wishes()).unwrap_or_default();
         Wishes {
             stop: asked.stop.is_some() || self.stop.load(Ordering::Relaxed),
             checkpoint: asked.checkpoint,
