@@ -1,0 +1,47 @@
+//! `gpart-launch`: starts the ranks of a run, watches them, starts them again.
+
+mod args;
+mod backend;
+mod command;
+mod error;
+mod exit;
+mod gpus;
+mod guardian;
+mod hosts;
+mod kubernetes;
+mod last_words;
+mod leftovers;
+mod lock;
+mod memory;
+mod output;
+mod processes;
+mod program;
+mod report;
+mod slurm;
+mod templates;
+mod terminal;
+
+use clap::Parser;
+
+use args::{Cli, Print};
+use error::LaunchError;
+use exit::Exit;
+
+fn main() -> std::process::ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == guardian::GUARDIAN) {
+        return guardian::guard(words.collect()).into();
+    }
+    let outcome = match Cli::parse() {
+        Cli { print: Some(Print::Slurm(args)), .. } => slurm::run(&args).map(|()| Exit::Done),
+        Cli { print: Some(Print::Kubernetes(args)), .. } => kubernetes::run(&args).map(|()| Exit::Done),
+        Cli { run, .. } => Ok(Exit::Done),
+    };
+    let exit = outcome.unwrap_or_else(|error| {
+        if !matches!(error, LaunchError::Reported) {
+            report::error(&error);
+        }
+        Exit::of(&error)
+    });
+    (exit as u8).into()
+}
