@@ -195,18 +195,6 @@ pub enum LaunchError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Where the coordinator is to listen.
-    #[error("{flag} {address} is no address")]
-    #[diagnostic(
-        code(input::address),
-        help("write ADDRESS:PORT, such as 10.0.0.1:7070; port 0 takes any that is free")
-    )]
-    Address {
-        /// The flag.
-        flag: &'static str,
-        /// What was given.
-        address: String,
-    },
     /// No way to be seen.
     #[error("no address of this host is known under which {host} could reach it")]
     #[diagnostic(code(input::own_address), help("give one with --control-listen ADDRESS:PORT"))]
@@ -214,25 +202,29 @@ pub enum LaunchError {
         /// The other host.
         host: String,
     },
-    /// The run failed in a way that starting it again does not mend.
-    #[error("the run failed and is not started again: {cause}")]
-    #[diagnostic(code(run::failed), help("{hint}"))]
-    Failed {
+    /// It is not started again.
+    #[error("the run has failed: {reason}{said}")]
+    #[diagnostic(code(run::gave_up), help("{hint}"))]
+    GaveUp {
         /// Why.
-        cause: String,
+        reason: String,
+        /// What a rank said last, if it said anything.
+        said: String,
         /// What to do.
         hint: String,
     },
-    /// It was started again often enough.
-    #[error("the run failed {failures} times without getting on; the last time: {cause}")]
-    #[diagnostic(code(run::gave_up), help("{hint}"))]
-    GaveUp {
-        /// How often.
-        failures: usize,
-        /// Why.
-        cause: String,
-        /// What to do.
-        hint: String,
+    /// The coordinator.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Control(#[from] control_plane::ControlError),
+    /// Where no other host can see it.
+    #[error("--control-listen {address} is this machine's own, and ranks on {host} could not reach it")]
+    #[diagnostic(code(input::control_listen), help("leave it out, or give an address that the other machines see"))]
+    Loopback {
+        /// What was given.
+        address: String,
+        /// A host that could not.
+        host: String,
     },
     /// The ranks end with the input's code.
     #[error("the ranks refused their input (exit status 2); their message is above")]
