@@ -1,0 +1,9 @@
+//! Decisions, as pure functions of what is known, the options and the time. No clock, no I/O.
+//!
+//! Moments are durations since the coordinator began.
+
+mod look;
+mod restart;
+
+pub use look::{Finding, FindingKind, Limits, Member, Picture, StepTime, Wait, look, median_step, overdue};
+pub use restart::{Attempt, Cause, Ending, History, Policy, Verdict, restart};
