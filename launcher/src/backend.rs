@@ -58,6 +58,7 @@ pub struct Started {
     /// Variables of that program itself.
     pub environment: Vec<(&'static str, &'static str)>,
     /// The list of hosts that the words name. Lives as long as the job.
+    #[allow(dead_code, reason = "dropping it removes the file")]
     pub hosts_file: Option<NamedTempFile>,
 }
 

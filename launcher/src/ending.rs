@@ -33,7 +33,7 @@ pub struct Known<'a> {
 impl Known<'_> {
     /// Why it ended.
     pub fn ending(&self) -> Ending {
-        let of = |cause, rank: Option<usize>, host| {
+        let of = |cause, rank: Option<usize>, host: Option<String>| {
             let host = host.or_else(|| Some(self.status.ranks.iter().find(|one| Some(one.rank) == rank)?.host.clone()));
             Ending { cause, rank, host, lost_ranks: 0 }
         };

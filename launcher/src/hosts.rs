@@ -99,10 +99,22 @@ pub fn check_names(hosts: &[Host]) -> Result<(), LaunchError> {
     }
 }
 
-/// Tries to run nothing on every other host, as mpirun will to start its daemons. `agent` is the words of the command
-/// that mpirun reaches hosts with.
+/// Refuses hosts that cannot be reached, all at once.
 pub fn check_reach(hosts: &[Host], agent: &[String]) -> Result<(), LaunchError> {
-    let Some((program, arguments)) = agent.split_first() else { return Ok(()) };
+    let failures = unreachable(hosts, agent);
+    match failures.is_empty() {
+        true => Ok(()),
+        false => {
+            let lines = failures.iter().map(|(name, why)| format!("\n  {name}: {why}")).collect::<String>();
+            Err(LaunchError::UnreachableHosts { lines })
+        }
+    }
+}
+
+/// Tries to run nothing on every other host, as mpirun will to start its daemons; gives the hosts where that fails, and
+/// why. `agent` is the words of the command that mpirun reaches hosts with.
+pub fn unreachable(hosts: &[Host], agent: &[String]) -> Vec<(String, String)> {
+    let Some((program, arguments)) = agent.split_first() else { return Vec::new() };
     let try_one = |host: &Host| -> Option<(String, String)> {
         let mut command = Command::new(program);
         command.args(arguments);
@@ -112,23 +124,17 @@ pub fn check_reach(hosts: &[Host], agent: &[String]) -> Result<(), LaunchError> 
         command.arg(&host.name).arg("true").stdin(Stdio::null());
         let failure = match command.output() {
             Ok(output) if output.status.success() => return None,
+            Ok(output) if output.stderr.is_empty() => format!("{program}: {}", output.status),
             Ok(output) => String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "),
             Err(error) => format!("{program}: {error}"),
         };
         Some((host.name.clone(), failure))
     };
     let others: Vec<&Host> = hosts.iter().filter(|host| !is_this_host(&host.name)).collect();
-    let failures = std::thread::scope(|scope| {
-        let tries: Vec<_> = others.iter().map(|host| scope.spawn(|| try_one(host))).collect();
-        tries.into_iter().filter_map(|one| one.join().ok().flatten()).collect::<Vec<_>>()
-    });
-    match failures.is_empty() {
-        true => Ok(()),
-        false => {
-            let lines = failures.iter().map(|(name, why)| format!("\n  {name}: {why}")).collect::<String>();
-            Err(LaunchError::UnreachableHosts { lines })
-        }
-    }
+    std::thread::scope(|scope| {
+        let tries: Vec<_> = others.into_iter().map(|host| scope.spawn(move || try_one(host))).collect();
+        tries.into_iter().filter_map(|one| one.join().ok().flatten()).collect()
+    })
 }
 
 /// An address of a name.

@@ -37,6 +37,8 @@ pub struct LastWords {
     pub not_finite: Option<String>,
     /// Errors that ranks reported.
     pub errors: Vec<(usize, String)>,
+    /// mpirun had not the room for all ranks.
+    pub no_slots: bool,
     /// Errors of what starts the ranks.
     pub launcher_errors: Vec<String>,
     /// The rank that the launcher is writing about.
@@ -81,9 +83,10 @@ impl LastWords {
             self.exited = self.exited.or(Some((rank, code)));
         } else if let Some(host) = lost_host(line) {
             self.lost_hosts.push(host);
-        } else if line.starts_with("srun: error:") || line.starts_with("There are not enough slots") {
+        } else if line.starts_with("There are not enough slots") {
+            self.no_slots = true;
+        } else if line.starts_with("srun: error:") && self.launcher_errors.len() < KEPT {
             self.launcher_errors.push(line.to_owned());
-            self.launcher_errors.truncate(KEPT);
         }
     }
 }

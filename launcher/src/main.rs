@@ -1,8 +1,10 @@
 //! `gpart-launch`: starts the ranks of a run, watches them, starts them again.
 
 mod args;
+mod attempt;
 mod backend;
 mod command;
+mod ending;
 mod error;
 mod exit;
 mod gpus;
@@ -14,10 +16,14 @@ mod leftovers;
 mod lock;
 mod memory;
 mod output;
+mod places;
 mod processes;
 mod program;
 mod report;
+mod run;
+mod signals;
 mod slurm;
+mod supervise;
 mod templates;
 mod terminal;
 
@@ -35,7 +41,7 @@ fn main() -> std::process::ExitCode {
     let outcome = match Cli::parse() {
         Cli { print: Some(Print::Slurm(args)), .. } => slurm::run(&args).map(|()| Exit::Done),
         Cli { print: Some(Print::Kubernetes(args)), .. } => kubernetes::run(&args).map(|()| Exit::Done),
-        Cli { run, .. } => Ok(Exit::Done),
+        Cli { run, .. } => run::run(&run),
     };
     let exit = outcome.unwrap_or_else(|error| {
         if !matches!(error, LaunchError::Reported) {
