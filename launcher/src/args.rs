@@ -6,17 +6,23 @@ use clap::{Args, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
-  gpart-launch -- metamath --preset demo                       every GPU of this machine; without one, one rank
-  gpart-launch -n 8 -- metamath --model Llama-3.1-8B --pp 2    eight ranks here
-  gpart-launch --hosts a:8,b:8 -- train --data rows.jsonl ...  two machines, eight ranks each
-  gpart-launch slurm --nodes 2 --gpus-per-node 8 --submit -- metamath --model Llama-3.1-8B
-  gpart-launch kubernetes --image IMAGE --workers 2 --gpus-per-worker 8 -- metamath --model Llama-3.1-8B
+  every GPU of this machine; without one, a single rank on the CPU
+    gpart-launch -- metamath --preset demo
+  eight ranks here, as a pipeline of two stages with four copies or shards
+    gpart-launch -n 8 -- metamath --model Llama-3.1-8B --pp 2
+  two machines, eight ranks each
+    gpart-launch --hosts a:8,b:8 -- train --data rows.jsonl --model Qwen2.5-7B
+  a Slurm job that survives its time limit
+    gpart-launch slurm --nodes 2 --gpus-per-node 8 --submit -- metamath --preset demo
 
-While it runs, from anywhere that sees the output folder: gpart-dist status OUTPUT, gpart-dist stop OUTPUT.
-SIGINT (Ctrl-C), SIGTERM and SIGUSR1 stop the run after the step in progress; a second one ends it at once. The same
-command typed again goes on from the last step.
+While a run is at work:
+  gpart-dist status OUTPUT     from anywhere that sees the output folder
+  gpart-dist stop OUTPUT       after the step in progress, with the state saved
+SIGINT (Ctrl-C), SIGTERM and SIGUSR1 to gpart-launch stop it in the same way; a second
+signal ends it at once. The same command typed again goes on from the last saved step.
 
-Exit status: 0 done, 1 failed, 2 wrong input, 75 stopped early and resumable, 130 ended at once.";
+Exit status:
+  0 done   1 failed   2 wrong input   75 stopped early, resumable   130 ended at once";
 
 /// Starts a run of gpart-dist on many GPUs, watches it, and starts it again where it left off when a rank crashes,
 /// hangs or is killed, or a machine is lost.

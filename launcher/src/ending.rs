@@ -34,7 +34,8 @@ impl Known<'_> {
     /// Why it ended.
     pub fn ending(&self) -> Ending {
         let of = |cause, rank: Option<usize>, host: Option<String>| {
-            let host = host.or_else(|| Some(self.status.ranks.iter().find(|one| Some(one.rank) == rank)?.host.clone()));
+            let host = host
+                .or_else(|| Some(self.status.ranks.iter().find(|one| Some(one.rank) == rank)?.host.clone()));
             Ending { cause, rank, host, lost_ranks: 0 }
         };
         if let Some(finding) = self.hang {
@@ -71,7 +72,9 @@ impl Known<'_> {
         let evidence = self.killed?;
         if let Evidence::Log(named) = evidence {
             let is_named = |pid: u32| named.iter().any(|(killed, _)| u32::try_from(*killed) == Ok(pid));
-            if let Some(rank) = self.status.ranks.iter().find(|rank| is_here(&rank.host) && is_named(rank.pid)) {
+            if let Some(rank) =
+                self.status.ranks.iter().find(|rank| is_here(&rank.host) && is_named(rank.pid))
+            {
                 return Some((Some(rank.rank), Some(rank.host.clone())));
             }
         }
@@ -142,27 +145,38 @@ mod tests {
         let mut words = LastWords::default();
         lines.iter().for_each(|(rank, line)| words.hear(*rank, line));
         let status = status();
-        Known { code, words: &words, hang: None, killed: killed.as_ref(), status: &status, lost_ranks: 2 }.ending()
+        Known { code, words: &words, hang: None, killed: killed.as_ref(), status: &status, lost_ranks: 2 }
+            .ending()
     }
 
     #[test]
     fn causes() {
         let own = hosts::own_name();
-        let noticed =
-            format!("mpirun noticed that process rank 1 with PID 0 on node {own} exited on signal 9 (Killed).");
+        let noticed = format!(
+            "mpirun noticed that process rank 1 with PID 0 on node {own} exited on signal 9 (Killed)."
+        );
         let lines = [(None, noticed.as_str())];
         assert_eq!(ending(0, &[], None).cause, Cause::Exit(0));
         assert_eq!(ending(75, &[], None).cause, Cause::Exit(75));
-        assert_eq!((ending(137, &lines, None).cause, ending(137, &lines, None).rank), (Cause::Signal(9), Some(1)));
+        assert_eq!(
+            (ending(137, &lines, None).cause, ending(137, &lines, None).rank),
+            (Cause::Signal(9), Some(1))
+        );
         assert_eq!(ending(137, &[], None).cause, Cause::Signal(9));
         let for_memory = ending(137, &lines, Some(Evidence::Group(1)));
-        assert_eq!((for_memory.cause, for_memory.rank, for_memory.lost_ranks), (Cause::OutOfMemory, Some(1), 1));
+        assert_eq!(
+            (for_memory.cause, for_memory.rank, for_memory.lost_ranks),
+            (Cause::OutOfMemory, Some(1), 1)
+        );
         let by_log = ending(1, &[], Some(Evidence::Log(vec![(71, "gpart-dist".into())])));
         assert_eq!((by_log.cause, by_log.rank), (Cause::OutOfMemory, Some(1)));
         // Another program's.
         assert_eq!(ending(1, &[], Some(Evidence::Machine(1))).cause, Cause::Exit(1));
         let exited = [(None, "  Process name: [[5,1],1]"), (None, "  Exit code:    3")];
-        assert_eq!((ending(3, &exited, None).cause, ending(3, &exited, None).rank), (Cause::Exit(3), Some(1)));
+        assert_eq!(
+            (ending(3, &exited, None).cause, ending(3, &exited, None).rank),
+            (Cause::Exit(3), Some(1))
+        );
         let lost = ending(1, &[(None, "  Remote daemon: [[5,0],1] on node b")], None);
         assert_eq!((lost.cause, lost.host.as_deref(), lost.lost_ranks), (Cause::HostLost, Some("b"), 2));
         let nan = [(Some(0), "error: the loss of step 1, micro-batch 0, is NaN")];
@@ -172,7 +186,9 @@ mod tests {
     #[test]
     fn a_kill_for_memory_names_the_flags_that_help() {
         let for_memory = Ending { cause: Cause::OutOfMemory, rank: None, host: None, lost_ranks: 1 };
-        for flag in ["--gradient-checkpointing", "--dp-shard", "--pp", "--micro-batch-size", "--max-seq-length"] {
+        for flag in
+            ["--gradient-checkpointing", "--dp-shard", "--pp", "--micro-batch-size", "--max-seq-length"]
+        {
             assert!(hint(&for_memory).contains(flag), "{flag}");
         }
     }

@@ -12,6 +12,16 @@ pub enum LaunchError {
     #[error("the settings are wrong")]
     #[diagnostic(code(input::settings))]
     Reported,
+    /// A command among the launcher's own words.
+    #[error("{command} is a command of gpart-dist, not of the launcher")]
+    #[diagnostic(
+        code(input::command_line),
+        help("write `--` before it: gpart-launch [OPTIONS] -- {command} [FLAGS]")
+    )]
+    NoDashes {
+        /// Which.
+        command: String,
+    },
     /// No MPI.
     #[error("there is no mpirun on PATH")]
     #[diagnostic(
@@ -219,7 +229,10 @@ pub enum LaunchError {
     Control(#[from] control_plane::ControlError),
     /// Where no other host can see it.
     #[error("--control-listen {address} is this machine's own, and ranks on {host} could not reach it")]
-    #[diagnostic(code(input::control_listen), help("leave it out, or give an address that the other machines see"))]
+    #[diagnostic(
+        code(input::control_listen),
+        help("leave it out, or give an address that the other machines see")
+    )]
     Loopback {
         /// What was given.
         address: String,

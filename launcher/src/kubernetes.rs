@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::args::KubernetesArgs;
 use crate::error::LaunchError;
+use crate::program;
 use crate::templates::{fill, value, yaml};
 
 const MANIFEST: &str = include_str!("../templates/mpijob.yaml");
@@ -49,6 +50,7 @@ fn dockerfile() -> Result<String, LaunchError> {
 }
 
 fn manifest(args: &KubernetesArgs) -> Result<String, LaunchError> {
+    program::check_trains(&args.command)?;
     let image = args.image.clone().unwrap_or_default();
     let claim = args.claim.clone().unwrap_or_else(|| format!("{}-run", args.name));
     let names =

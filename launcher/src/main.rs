@@ -38,7 +38,8 @@ fn main() -> std::process::ExitCode {
     if words.next().is_some_and(|word| word == guardian::GUARDIAN) {
         return guardian::guard(words.collect()).into();
     }
-    let outcome = match Cli::parse() {
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse_command_line(&error));
+    let outcome = match cli {
         Cli { print: Some(Print::Slurm(args)), .. } => slurm::run(&args).map(|()| Exit::Done),
         Cli { print: Some(Print::Kubernetes(args)), .. } => kubernetes::run(&args).map(|()| Exit::Done),
         Cli { run, .. } => run::run(&run),
@@ -50,4 +51,15 @@ fn main() -> std::process::ExitCode {
         Exit::of(&error)
     });
     (exit as u8).into()
+}
+
+/// Ends with clap's message, and what it cannot know: that `--` is missing before the command.
+fn refuse_command_line(error: &clap::Error) -> ! {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let command = words.iter().find(|word| program::TRAINING.contains(&word.as_str()));
+    if let Some(command) = command.filter(|_| error.use_stderr() && !words.iter().any(|word| word == "--")) {
+        report::error(&LaunchError::NoDashes { command: command.clone() });
+        std::process::exit(Exit::Input as i32);
+    }
+    error.exit()
 }

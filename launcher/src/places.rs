@@ -58,7 +58,8 @@ impl Places {
     pub fn lose(&mut self, lost: &[String]) -> usize {
         let before = self.slots();
         let short = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
-        self.hosts.retain(|host| !lost.iter().any(|name| *name == host.name || short(name) == short(&host.name)));
+        self.hosts
+            .retain(|host| !lost.iter().any(|name| *name == host.name || short(name) == short(&host.name)));
         match self.hosts.is_empty() {
             true => before,
             false => before - self.slots(),

@@ -12,7 +12,7 @@ use crate::error::LaunchError;
 
 const NAME: &str = "gpart-dist";
 /// Its commands that train.
-const TRAINING: [&str; 2] = ["metamath", "train"];
+pub const TRAINING: [&str; 2] = ["metamath", "train"];
 
 /// Finds it: where it was said to be, beside this program, on PATH.
 pub fn find(given: Option<&Path>) -> Result<PathBuf, LaunchError> {
@@ -52,13 +52,18 @@ struct Setting {
     from: String,
 }
 
-/// Asks for the settings of a command. Its own words on what is wrong with them have been passed on.
-pub fn settings(program: &Path, command: &[String]) -> Result<Settings, LaunchError> {
+/// Refuses a command that is none of a run.
+pub fn check_trains(command: &[String]) -> Result<(), LaunchError> {
     let training = command.first().is_some_and(|word| TRAINING.contains(&word.as_str()));
     if !training {
         let command = command.first().cloned().unwrap_or_default();
         return Err(LaunchError::NotTraining { command, known: TRAINING.join(" or ") });
     }
+    Ok(())
+}
+
+/// Asks for the settings of a command. Its own words on what is wrong with them have been passed on.
+pub fn settings(program: &Path, command: &[String]) -> Result<Settings, LaunchError> {
     let text = ask(program, command, &["--json"])?;
     let unreadable = |why: String| LaunchError::UnreadableSettings { program: program.to_owned(), why };
     let map: std::collections::BTreeMap<String, Setting> =
@@ -141,6 +146,6 @@ mod tests {
         assert_eq!(found.mesh, Mesh { pp: Some(2), ..Mesh::default() });
         assert!(matches!(ask(&["metamath", "bad"]), Err(LaunchError::Reported)));
         assert!(matches!(ask(&["metamath", "odd"]), Err(LaunchError::BrokenProgram { .. })));
-        assert!(matches!(ask(&["doctor"]), Err(LaunchError::NotTraining { .. })));
+        assert!(matches!(check_trains(&["doctor".to_owned()]), Err(LaunchError::NotTraining { .. })));
     }
 }

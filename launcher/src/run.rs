@@ -39,6 +39,7 @@ const NAMES: [&str; 13] = [
 /// Runs a command to its end, or to where it has to be given up.
 pub fn run(args: &RunArgs) -> Result<Exit, LaunchError> {
     let signals = signals::listen()?;
+    program::check_trains(&args.command)?;
     let backend = Backend::find()?;
     let program = program::find(args.program.as_deref())?;
     let settings = program::settings(&program, &args.command)?;
@@ -47,7 +48,9 @@ pub fn run(args: &RunArgs) -> Result<Exit, LaunchError> {
     processes::become_reaper();
     let removed = leftovers::remove();
     if removed > 0 {
-        report::note(&format!("removed {removed} leftover(s) of killed runs from the folders for temporary files"));
+        report::note(&format!(
+            "removed {removed} leftover(s) of killed runs from the folders for temporary files"
+        ));
     }
     let limits = limits(args);
     let coordinator = match coordinator(args, &places, &settings.output, &limits) {
@@ -110,7 +113,8 @@ fn coordinator(
     output: &std::path::Path,
     limits: &Limits,
 ) -> Result<Coordinator, LaunchError> {
-    let name = output.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned());
+    let name =
+        output.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned());
     let mut options = CoordinatorOptions::new(name, places.ranks);
     if let Some(address) = &args.control_listen {
         options.listen.clone_from(address);

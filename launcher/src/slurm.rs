@@ -29,6 +29,7 @@ struct Values {
 
 /// Prints, writes or submits a script.
 pub fn run(args: &SlurmArgs) -> Result<(), LaunchError> {
+    program::check_trains(&args.command)?;
     let program = program::find(args.program.as_deref())?;
     let program = std::path::absolute(&program).unwrap_or(program);
     // What is wrong with the settings is said now, not when the job's turn comes.

@@ -89,11 +89,13 @@ impl Supervisor<'_> {
                 Verdict::GiveUp { reason } => return Err(self.given_up(reason, &over)),
                 Verdict::Restart { ranks, reason } => (ranks, reason),
             };
-            self.adapt(ranks)?;
             self.explain(&over);
             report::note(&reason);
+            self.adapt(ranks)?;
             if self.pause() {
-                report::note("not started again: stopped meanwhile; the same command goes on from the last saved step");
+                report::note(
+                    "not started again: stopped meanwhile; the same command goes on from the last saved step",
+                );
                 return Ok(Exit::Preempted);
             }
             number = self.coordinator.new_attempt(self.places.ranks, &reason)?;
@@ -106,7 +108,9 @@ impl Supervisor<'_> {
         let endpoint = self.coordinator.endpoint().to_env();
         values.extend(endpoint.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let mut names: Vec<String> = values.iter().map(|(name, _)| name.clone()).collect();
-        names.extend(self.variables.iter().filter(|name| !values.iter().any(|(set, _)| set == *name)).cloned());
+        names.extend(
+            self.variables.iter().filter(|name| !values.iter().any(|(set, _)| set == *name)).cloned(),
+        );
         let command = program::of_rank(&self.program, &self.command);
         let job = Job {
             ranks: self.places.ranks,
@@ -140,7 +144,8 @@ impl Supervisor<'_> {
         };
         let words = attempt.finish();
         if was_not_started(code) && words.killed.is_empty() && words.exited.is_none() {
-            let source = std::io::Error::other(format!("{} could not be run", self.backend.program.display()));
+            let source =
+                std::io::Error::other(format!("{} could not be run", self.backend.program.display()));
             return Err(LaunchError::Start { what: "the ranks".to_owned(), source });
         }
         Ok(Over { code, words, hang, killed: kills.since(), at_once })
@@ -204,7 +209,11 @@ impl Supervisor<'_> {
         let failed = ![0, 2, 75].contains(&over.code);
         if failed && self.places.others {
             // A host may be gone without a word.
-            lost.extend(hosts::unreachable(&self.places.hosts, &self.backend.agent()).into_iter().map(|(name, _)| name));
+            lost.extend(
+                hosts::unreachable(&self.places.hosts, &self.backend.agent())
+                    .into_iter()
+                    .map(|(name, _)| name),
+            );
         }
         let ranks = if lost.is_empty() { 0 } else { self.places.lose(&lost) };
         if ranks > 0 && self.places.hosts.is_empty() {
@@ -226,9 +235,9 @@ impl Supervisor<'_> {
         let (kept, left_out) = without_flags(&self.command, &MESH_FLAGS);
         if !left_out.is_empty() {
             report::note(&format!(
-                "{} do not fit {}: going on without them, on the mesh that gpart-dist chooses",
-                counted(ranks),
-                left_out.join(" ")
+                "{} does not fit {}: going on without it, on the mesh that gpart-dist chooses",
+                left_out.join(" "),
+                counted(ranks)
             ));
             self.mesh = program::settings(&self.program, &kept)?.mesh;
             self.command = kept;
@@ -241,8 +250,13 @@ impl Supervisor<'_> {
                 self.places.ranks = most;
             }
             None => {
-                let flags = ["--dp-replicate=1".to_owned(), format!("--dp-shard={ranks}"), "--pp=1".to_owned()];
-                report::note(&format!("the mesh of the settings does not fit {}: {}", counted(ranks), flags.join(" ")));
+                let flags =
+                    ["--dp-replicate=1".to_owned(), format!("--dp-shard={ranks}"), "--pp=1".to_owned()];
+                report::note(&format!(
+                    "the mesh of the settings does not fit {}: {}",
+                    counted(ranks),
+                    flags.join(" ")
+                ));
                 self.mesh = Mesh { dp_replicate: Some(1), dp_shard: Some(ranks), pp: Some(1) };
                 self.command.extend(flags);
             }
@@ -264,7 +278,8 @@ impl Supervisor<'_> {
     /// Waits before a restart. True if the run was asked to stop meanwhile.
     fn pause(&mut self) -> bool {
         let last = self.attempts.last().and_then(|attempt| attempt.durable_step);
-        let idle = self.attempts.iter().rev().skip(1).take_while(|before| before.durable_step >= last).count();
+        let idle =
+            self.attempts.iter().rev().skip(1).take_while(|before| before.durable_step >= last).count();
         let pause = (FIRST_PAUSE * 2u32.saturating_pow(idle.min(8) as u32)).min(LONGEST_PAUSE);
         let begun = Instant::now();
         while begun.elapsed() < pause && self.stopping.is_none() {
@@ -279,7 +294,11 @@ impl Supervisor<'_> {
         }
         self.explain(over);
         let said = over.words.errors.first().map(|(rank, text)| format!("\n  rank {rank} said: {text}"));
-        let mpirun = over.words.launcher_errors.first().map(|text| format!("\n  {} said: {text}", self.backend.name()));
+        let mpirun = over
+            .words
+            .launcher_errors
+            .first()
+            .map(|text| format!("\n  {} said: {text}", self.backend.name()));
         let hint = self.attempts.last().map(|attempt| hint(&attempt.ending)).unwrap_or_default();
         LaunchError::GaveUp { reason, said: said.or(mpirun).unwrap_or_default(), hint }
     }

@@ -138,6 +138,6 @@ until_ 600 has_state "$job" COMPLETED || fail "the preempted job: $(property "$j
 
 left=$(last_theta "$scratch/jobs/plain")
 right=$(last_theta "$scratch/jobs/preempted")
-[ -n "$left" ] && [ "$left" = "$right" ] || fail "θ differs: $left and $right"
+if [ -z "$left" ] || [ "$left" != "$right" ]; then fail "θ differs: $left and $right"; fi
 has_steps "$scratch/jobs/preempted" "$all" || fail "steps are missing: $(steps "$scratch/jobs/preempted") of $all"
 echo "the same θ after $all steps: $left"

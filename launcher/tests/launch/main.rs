@@ -1,1 +1,11 @@
+//! The launcher at work, with real mpirun and a stand-in for gpart-dist (`tests/stand_in`).
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod ends;
+mod harness;
+mod memory;
+mod orphans;
+mod refusals;
+mod shown;
+mod stops;

@@ -78,7 +78,8 @@ struct Rank {
 
 impl Rank {
     fn new(words: &[String]) -> Result<Self, Failure> {
-        let variable = |names: &[&str]| names.iter().find_map(|name| std::env::var(name).ok()?.parse::<usize>().ok());
+        let variable =
+            |names: &[&str]| names.iter().find_map(|name| std::env::var(name).ok()?.parse::<usize>().ok());
         let rank = variable(&["OMPI_COMM_WORLD_RANK", "SLURM_PROCID"]).unwrap_or(0);
         let ranks = variable(&["OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"]).unwrap_or(1);
         let asked_by_signal = Arc::new(AtomicBool::new(false));
@@ -155,7 +156,8 @@ impl Rank {
         let fresh = self.output.join("state.new");
         fs::write(&fresh, format!("{step} {theta}"))?;
         fs::rename(fresh, self.output.join("state"))?;
-        let mut metrics = fs::File::options().create(true).append(true).open(self.output.join("metrics.jsonl"))?;
+        let mut metrics =
+            fs::File::options().create(true).append(true).open(self.output.join("metrics.jsonl"))?;
         writeln!(metrics, "{{\"step\": {step}, \"theta_blake3\": \"{theta:016x}\"}}")?;
         writeln!(std::io::stdout(), "step {step}/{}", self.steps)?;
         self.tell(|link| link.durable(step));
@@ -197,7 +199,9 @@ impl Rank {
         let mut stderr = std::io::stderr();
         match how {
             "crash" => std::process::abort(),
-            "kill" => rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?,
+            "kill" => {
+                rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?
+            }
             "exit2" => {
                 writeln!(stderr, "error: the data is wrong")?;
                 exit(2);
@@ -207,7 +211,10 @@ impl Rank {
                 exit(7);
             }
             "nan" => {
-                writeln!(stderr, "error: the loss of step {step}, micro-batch 0, is NaN (computed by rank {rank})")?;
+                writeln!(
+                    stderr,
+                    "error: the loss of step {step}, micro-batch 0, is NaN (computed by rank {rank})"
+                )?;
                 exit(1);
             }
             "memory" => take_all_memory(&self.output),
