@@ -58,9 +58,9 @@ impl Dial {
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE);
         if let Some(trusted) = &endpoint.certificate {
-            dial = dial.tls_config(tls::client(trusted, endpoint.host())).map_err(|error| {
-                ControlError::Certificate { what: "authority", reason: chain(&error) }
-            })?;
+            dial = dial
+                .tls_config(tls::client(trusted, endpoint.host()))
+                .map_err(|error| ControlError::Certificate { what: "authority", reason: chain(&error) })?;
         }
         let mut value = AsciiMetadataValue::try_from(format!("Bearer {}", endpoint.token.reveal()))
             .map_err(|error| wrong(error.to_string()))?;
@@ -231,7 +231,15 @@ fn is_about_tls(reason: &str) -> bool {
 }
 
 fn is_about_protocol(reason: &str) -> bool {
-    ["http2 error", "protocol error", "PROTOCOL_ERROR", "frame with invalid size", "FRAME_SIZE", "invalid compression flag", "grpc-status header missing"]
-        .iter()
-        .any(|word| reason.contains(word))
+    [
+        "http2 error",
+        "protocol error",
+        "PROTOCOL_ERROR",
+        "frame with invalid size",
+        "FRAME_SIZE",
+        "invalid compression flag",
+        "grpc-status header missing",
+    ]
+    .iter()
+    .any(|word| reason.contains(word))
 }

@@ -76,7 +76,9 @@ impl Connections {
         let mut table = self.lock();
         let number = table.next;
         table.next += 1;
-        table.open.insert(number, Entry { opened: Instant::now(), is_known: Arc::clone(&is_known), _close: close });
+        table
+            .open
+            .insert(number, Entry { opened: Instant::now(), is_known: Arc::clone(&is_known), _close: close });
         Some(Guarded { stream, closed, peer: Peer { is_known }, number, connections: self.clone() })
     }
 
@@ -90,7 +92,8 @@ impl Connections {
 
     /// Closes what has been there for long without showing the token.
     pub fn sweep(&self) {
-        let is_fine = |entry: &Entry| entry.is_known.load(Ordering::Acquire) || entry.opened.elapsed() < STRANGER;
+        let is_fine =
+            |entry: &Entry| entry.is_known.load(Ordering::Acquire) || entry.opened.elapsed() < STRANGER;
         self.lock().open.retain(|_, entry| is_fine(entry));
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use control_proto::v1::rank_service_server::RankServiceServer;
@@ -125,8 +126,16 @@ pub struct Coordinator {
     metrics: Option<SocketAddr>,
     file: Option<PathBuf>,
     shared: Shared,
-    end: Option<oneshot::Sender<()>>,
+    server: Option<Serving>,
     runtime: Option<Runtime>,
+}
+
+/// The server's two ends of life.
+struct Serving {
+    /// Asks it to end.
+    end: oneshot::Sender<()>,
+    /// Hangs up when it has.
+    ended: Mutex<Receiver<()>>,
 }
 
 impl Coordinator {
@@ -174,7 +183,7 @@ impl Coordinator {
             metrics: metrics.as_ref().map(|(_, address)| *address),
             file: None,
             shared,
-            end: None,
+            server: None,
             runtime: Some(runtime),
         };
         coordinator.serve(listener, served, options.ranks)?;
@@ -187,25 +196,32 @@ impl Coordinator {
         Ok(coordinator)
     }
 
-    fn serve(&mut self, listener: TcpListener, served: Option<Served>, ranks: usize) -> Result<(), ControlError> {
+    fn serve(
+        &mut self,
+        listener: TcpListener,
+        served: Option<Served>,
+        ranks: usize,
+    ) -> Result<(), ControlError> {
         let Some(runtime) = &self.runtime else { return Ok(()) };
         let listener = in_runtime(runtime, listener)?;
         let router = router(&self.shared, &self.endpoint.token, served)?;
         // A rank that comes again may do so before its old connection is known to be gone.
         let connections = Connections::new(CONNECTIONS + 2 * ranks);
         let (taken, incoming) = mpsc::channel::<io::Result<Guarded>>(16);
-        let (end, ended) = oneshot::channel();
-        self.end = Some(end);
+        let (end, until) = oneshot::channel();
+        let (alive, ended) = std::sync::mpsc::channel::<()>();
+        self.server = Some(Serving { end, ended: Mutex::new(ended) });
         runtime.spawn(connections.clone().accept(listener, taken));
         runtime.spawn(async move {
-            let until = async {
+            let end = async {
                 // Either way it is over: asked for, or the coordinator is gone.
-                let _ = ended.await;
+                let _ = until.await;
             };
             let incoming = ReceiverStream::new(incoming);
-            if let Err(error) = router.serve_with_incoming_shutdown(incoming, until).await {
+            if let Err(error) = router.serve_with_incoming_shutdown(incoming, end).await {
                 tracing::error!("the control plane has ended: {error}");
             }
+            drop(alive);
         });
         let shared = self.shared.clone();
         runtime.spawn(async move {
@@ -277,12 +293,17 @@ impl Coordinator {
         let now = self.shared.now();
         self.shared.lock().close(outcome, now);
         self.remove_file();
-        if let Some(end) = self.end.take() {
+        if let Some(Serving { end, ended }) = self.server.take() {
             // An error means that the server has ended already.
             let _ = end.send(());
+            // Followers get the last event, unless they do not read.
+            let _ = ended.into_inner().unwrap_or_else(PoisonError::into_inner).recv_timeout(END);
         }
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(END);
+        match self.runtime.take() {
+            // A runtime must not be waited for inside another one.
+            Some(runtime) if tokio::runtime::Handle::try_current().is_ok() => runtime.shutdown_background(),
+            Some(runtime) => runtime.shutdown_timeout(END),
+            None => {}
         }
     }
 
@@ -307,7 +328,11 @@ fn check_ranks(ranks: usize) -> Result<(), ControlError> {
     if (1..=MOST_RANKS).contains(&ranks) {
         return Ok(());
     }
-    Err(ControlError::Option { name: "the number of ranks", value: ranks.to_string(), hint: "a run has 1 to 65536 ranks" })
+    Err(ControlError::Option {
+        name: "the number of ranks",
+        value: ranks.to_string(),
+        hint: "a run has 1 to 65536 ranks",
+    })
 }
 
 /// Listens on an address, which may name this host.
@@ -350,11 +375,14 @@ fn router(shared: &Shared, token: &Token, served: Option<Served>) -> Result<Rout
             .register_encoded_file_descriptor_set(control_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let broken = |error: tonic_reflection::server::Error| ControlError::Thread { source: io::Error::other(error) };
+    let broken =
+        |error: tonic_reflection::server::Error| ControlError::Thread { source: io::Error::other(error) };
     let mut server = Server::builder();
     if let Some(served) = served {
-        let wrong =
-            |error: tonic::transport::Error| ControlError::Certificate { what: "certificate or key", reason: chain(&error) };
+        let wrong = |error: tonic::transport::Error| ControlError::Certificate {
+            what: "certificate or key",
+            reason: chain(&error),
+        };
         server = server.tls_config(served.config.timeout(CALL)).map_err(wrong)?;
     }
     drop(reporter);

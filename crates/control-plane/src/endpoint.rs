@@ -89,8 +89,10 @@ impl Endpoint {
             folder.join(FILE)
         };
         let file = parse(&path, &read_small(&path)?)?;
-        let damaged = |reason: &str| ControlError::ControlFileDamaged { path: path.clone(), reason: reason.into() };
-        let token = Token::parse(&file.token).ok_or_else(|| damaged("its token is not 64 hexadecimal digits"))?;
+        let damaged =
+            |reason: &str| ControlError::ControlFileDamaged { path: path.clone(), reason: reason.into() };
+        let token =
+            Token::parse(&file.token).ok_or_else(|| damaged("its token is not 64 hexadecimal digits"))?;
         let endpoint = Self { address: file.address, token, certificate: file.certificate };
         endpoint.check().map_err(|wrong| damaged(&wrong.to_string()))?;
         Ok(endpoint)

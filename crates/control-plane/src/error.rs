@@ -75,7 +75,9 @@ pub enum ControlError {
     #[error("{what} would listen on {address} without TLS")]
     #[diagnostic(
         code(input::control_without_tls),
-        help("listen on 127.0.0.1, or ask for TLS: with a certificate made at start or with files of your own")
+        help(
+            "listen on 127.0.0.1, or ask for TLS: with a certificate made at start or with files of your own"
+        )
     )]
     WithoutTls {
         /// The server that would.
@@ -118,7 +120,10 @@ pub enum ControlError {
     },
     /// The address is taken or not of this host.
     #[error("cannot listen on {address}")]
-    #[diagnostic(code(input::control_listen), help("take port 0 for any free one, and an address of this host"))]
+    #[diagnostic(
+        code(input::control_listen),
+        help("take port 0 for any free one, and an address of this host")
+    )]
     Listen {
         /// The address.
         address: String,
@@ -138,7 +143,9 @@ pub enum ControlError {
     #[error("nobody answers at {address}: {reason}")]
     #[diagnostic(
         code(run::control_unreachable),
-        help("the run has ended or its host is gone; from another host it is reached only where the run listens with TLS on an address of its own")
+        help(
+            "the run has ended or its host is gone; from another host it is reached only where the run listens with TLS on an address of its own"
+        )
     )]
     Unreachable {
         /// The address.

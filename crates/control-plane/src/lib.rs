@@ -31,7 +31,7 @@ pub use client::Client;
 pub use coordinator::{Coordinator, CoordinatorOptions, MetricsOptions, TlsPolicy};
 pub use endpoint::{ADDRESS_VARIABLE, CA_VARIABLE, Endpoint, FILE, TOKEN_VARIABLE};
 pub use error::ControlError;
-pub use link::{LinkState, RankLink, attempt_from_env, ATTEMPT_VARIABLE};
+pub use link::{ATTEMPT_VARIABLE, LinkState, RankLink, attempt_from_env};
 pub use report::{LogLevel, Memory, Phase, RankInfo, StepReport, Wish, Wishes};
 pub use status::{Event, EventKind, RankStatus, Status};
 pub use token::Token;

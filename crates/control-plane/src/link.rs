@@ -61,8 +61,8 @@ pub enum LinkState {
 /// the coordinator that the rank ends in order.
 pub struct RankLink {
     shared: Arc<Shared>,
-    /// Ends when the thread does.
-    ended: Receiver<()>,
+    /// Hangs up when the thread ends. Behind a lock so that threads can share a link.
+    ended: Mutex<Receiver<()>>,
 }
 
 struct Shared {
@@ -126,8 +126,11 @@ impl RankLink {
         };
         let shared = Arc::new(Shared { facts: Mutex::new(facts), news: Notify::new() });
         let failed = |source| ControlError::Thread { source };
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .map_err(failed)?;
         let (alive, ended) = channel::<()>();
         let keeper = Keeper { shared: Arc::clone(&shared), dial, info };
         std::thread::Builder::new()
@@ -139,7 +142,7 @@ impl RankLink {
                 drop(alive);
             })
             .map_err(failed)?;
-        Ok(Self { shared, ended })
+        Ok(Self { shared, ended: Mutex::new(ended) })
     }
 
     /// The rank does something else from now on.
@@ -200,7 +203,7 @@ impl Drop for RankLink {
         self.shared.lock().leaving = true;
         self.shared.news.notify_one();
         // Either the thread has ended, or it has had its time.
-        let _ = self.ended.recv_timeout(FAREWELL);
+        let _ = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner).recv_timeout(FAREWELL);
     }
 }
 
@@ -265,7 +268,10 @@ impl Keeper {
             reason: spell(status),
             is_hopeless: matches!(
                 status.code(),
-                Code::Unauthenticated | Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented
+                Code::Unauthenticated
+                    | Code::InvalidArgument
+                    | Code::FailedPrecondition
+                    | Code::Unimplemented
             ),
             was_up,
         };
@@ -304,7 +310,11 @@ impl Keeper {
     }
 
     /// Sends reports and takes commands until the rank leaves.
-    async fn stream(&self, client: &mut RankServiceClient<Channel>, session: u64) -> Result<(), tonic::Status> {
+    async fn stream(
+        &self,
+        client: &mut RankServiceClient<Channel>,
+        session: u64,
+    ) -> Result<(), tonic::Status> {
         let (sender, reports) = mpsc::channel(ON_THEIR_WAY);
         // The first report is there before the call begins: the coordinator answers it.
         self.send(&sender, session);

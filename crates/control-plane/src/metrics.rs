@@ -73,7 +73,11 @@ fn page(status: &Status) -> String {
     page.one("gpart_ranks", "How many ranks the run has.", Some(status.rank_count as f64));
     page.one("gpart_step", "The newest completed step.", Some(status.step as f64));
     page.one("gpart_steps", "How many steps the run will have.", Some(status.total_steps as f64));
-    page.one("gpart_durable_step", "The newest step on the disk.", status.durable_step.map(|step| step as f64));
+    page.one(
+        "gpart_durable_step",
+        "The newest step on the disk.",
+        status.durable_step.map(|step| step as f64),
+    );
     page.one("gpart_loss", "Mean loss of the newest step.", status.loss);
     page.one("gpart_tokens_per_second", "Tokens of all ranks by the second.", status.tokens_per_second);
     page.one("gpart_step_seconds", "The median of recent steps.", status.step_seconds);
@@ -82,8 +86,12 @@ fn page(status: &Status) -> String {
     page.of_ranks("gpart_rank_connected", "Whether its stream is open.", status, |rank| {
         Some(f64::from(u8::from(rank.connected)))
     });
-    page.of_ranks("gpart_rank_step", "The step in progress.", status, |rank| rank.step.map(|step| step as f64));
-    page.of_ranks("gpart_rank_heard_seconds", "Since its last report.", status, |rank| Some(rank.heard_seconds));
+    page.of_ranks("gpart_rank_step", "The step in progress.", status, |rank| {
+        rank.step.map(|step| step as f64)
+    });
+    page.of_ranks("gpart_rank_heard_seconds", "Since its last report.", status, |rank| {
+        Some(rank.heard_seconds)
+    });
     page.of_ranks("gpart_rank_phase_seconds", "For how long it has been in its phase.", status, |rank| {
         Some(rank.phase_seconds)
     });
@@ -93,10 +101,15 @@ fn page(status: &Status) -> String {
     page.of_ranks("gpart_rank_memory_peak_bytes", "The most memory so far.", status, |rank| {
         rank.memory_peak_bytes.map(|bytes| bytes as f64)
     });
-    page.of_ranks("gpart_rank_step_seconds", "How long its newest step took.", status, |rank| rank.step_seconds);
-    page.of_ranks("gpart_rank_waited_seconds", "How long it waited in collectives of that step.", status, |rank| {
-        rank.waited_seconds
+    page.of_ranks("gpart_rank_step_seconds", "How long its newest step took.", status, |rank| {
+        rank.step_seconds
     });
+    page.of_ranks(
+        "gpart_rank_waited_seconds",
+        "How long it waited in collectives of that step.",
+        status,
+        |rank| rank.waited_seconds,
+    );
     page.0
 }
 

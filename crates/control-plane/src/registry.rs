@@ -135,7 +135,12 @@ impl Registry {
     }
 
     /// Takes a rank in, in place of what was known of it. Returns its session.
-    pub fn register(&mut self, request: v1::RegisterRequest, session: u64, now: Now) -> Result<u64, NotTaken> {
+    pub fn register(
+        &mut self,
+        request: v1::RegisterRequest,
+        session: u64,
+        now: Now,
+    ) -> Result<u64, NotTaken> {
         let rank = self.fitting_rank(&request)?;
         // Ranks that outlived a coordinator tell the new one how often they were started.
         self.attempt = self.attempt.max(request.attempt);
@@ -184,18 +189,23 @@ impl Registry {
             )));
         }
         if request.ranks != wire::small(ranks) {
-            return Err(NotTaken::Wrong(format!("a run of {ranks} ranks was joined as one of {}", request.ranks)));
+            return Err(NotTaken::Wrong(format!(
+                "a run of {ranks} ranks was joined as one of {}",
+                request.ranks
+            )));
         }
         let rank = usize::try_from(request.rank).ok().filter(|rank| *rank < ranks);
         rank.ok_or_else(|| NotTaken::Wrong(format!("there is no rank {} of {ranks}", request.rank)))
     }
 
-    /// Opens a stream of a session. 
+    /// Opens a stream of a session.
     pub fn attach(&mut self, session: u64, now: Now) -> Result<Attached, NotTaken> {
         let rank = self.rank_of(session)?;
         let (sender, commands) = mpsc::channel(COMMANDS);
         let mut stream = 0;
-        if let (Some(record), Some(member)) = (self.records.get_mut(&rank), self.picture.members.get_mut(&rank)) {
+        if let (Some(record), Some(member)) =
+            (self.records.get_mut(&rank), self.picture.members.get_mut(&rank))
+        {
             record.commands = Some(sender);
             record.streams += 1;
             stream = record.streams;
@@ -209,7 +219,9 @@ impl Registry {
     /// A stream of a session has ended.
     pub fn detach(&mut self, session: u64, stream: u64, now: Now) {
         let Ok(rank) = self.rank_of(session) else { return };
-        if let (Some(record), Some(member)) = (self.records.get_mut(&rank), self.picture.members.get_mut(&rank)) {
+        if let (Some(record), Some(member)) =
+            (self.records.get_mut(&rank), self.picture.members.get_mut(&rank))
+        {
             if record.streams != stream {
                 return;
             }
@@ -223,10 +235,10 @@ impl Registry {
     /// Takes a report in.
     pub fn report(&mut self, report: v1::RankReport, now: Now) -> Result<(), NotTaken> {
         let rank = self.rank_of(report.session)?;
-        let before = |seconds: f64| {
-            now.since_start.saturating_sub(Duration::from_secs_f64(wire::seconds(seconds)))
-        };
-        let (Some(record), Some(member)) = (self.records.get_mut(&rank), self.picture.members.get_mut(&rank)) else {
+        let before =
+            |seconds: f64| now.since_start.saturating_sub(Duration::from_secs_f64(wire::seconds(seconds)));
+        let (Some(record), Some(member)) = (self.records.get_mut(&rank), self.picture.members.get_mut(&rank))
+        else {
             return Err(NotTaken::Over("the session is unknown".into()));
         };
         member.heard = now.since_start;
@@ -432,7 +444,11 @@ impl Registry {
             step_seconds,
             eta_seconds: step_seconds.map(|seconds| seconds * left as f64),
             stopping: self.stopping.clone(),
-            ranks: self.records.iter().filter_map(|(&rank, record)| self.rank_status(rank, record, now)).collect(),
+            ranks: self
+                .records
+                .iter()
+                .filter_map(|(&rank, record)| self.rank_status(rank, record, now))
+                .collect(),
             findings: self.findings.clone(),
         }
     }

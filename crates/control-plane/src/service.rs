@@ -152,7 +152,10 @@ impl v1::run_service_server::RunService for Run {
 
     type FollowStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
 
-    async fn follow(&self, request: Request<v1::FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
+    async fn follow(
+        &self,
+        request: Request<v1::FollowRequest>,
+    ) -> Result<Response<Self::FollowStream>, Status> {
         let history = usize::try_from(request.into_inner().history).unwrap_or(usize::MAX);
         let Some(following) = self.0.lock().follow(history) else {
             return Err(Status::resource_exhausted("too many follow this run already"));

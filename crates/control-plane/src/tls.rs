@@ -16,7 +16,8 @@ pub(crate) struct Served {
 
 /// A certificate that is made now, for the names under which this host is reached. Clients pin it.
 pub(crate) fn made_now(host: &str) -> Result<Served, ControlError> {
-    let wrong = |reason: rcgen::Error| ControlError::Certificate { what: "certificate", reason: reason.to_string() };
+    let wrong =
+        |reason: rcgen::Error| ControlError::Certificate { what: "certificate", reason: reason.to_string() };
     let mut names = vec![host.to_owned(), "localhost".into(), "127.0.0.1".into(), "::1".into(), host_name()];
     names.sort();
     names.dedup();
@@ -53,7 +54,8 @@ pub(crate) fn client(trusted: &str, host: &str) -> ClientTlsConfig {
 }
 
 fn pem_file(what: &'static str, path: &Path, label: &str) -> Result<String, ControlError> {
-    let wrong = |reason: String| ControlError::Certificate { what, reason: format!("{}: {reason}", path.display()) };
+    let wrong =
+        |reason: String| ControlError::Certificate { what, reason: format!("{}: {reason}", path.display()) };
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
     if text.contains("-----BEGIN ") && text.contains(label) {
         Ok(text)

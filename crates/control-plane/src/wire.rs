@@ -18,7 +18,10 @@ pub(crate) const ENTRIES: usize = 64;
 
 /// At most `length` characters of a text, without control characters and marks that turn the direction of writing.
 pub(crate) fn clean(text: &str, length: usize) -> String {
-    let is_shown = |c: &char| !c.is_control() && !matches!(*c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_shown = |c: &char| {
+        !c.is_control()
+            && !matches!(*c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     text.chars().filter(is_shown).take(length).collect()
 }
 

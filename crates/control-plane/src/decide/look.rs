@@ -1,158 +1,16 @@
 //! Who is late, and whose fault it is that the others wait.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use super::picture::{Finding, FindingKind, Limits, Member, Picture};
 use crate::report::Phase;
-
-/// What is known of an attempt. Moments are durations since the coordinator began.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Picture {
-    /// How many ranks there shall be.
-    pub ranks: usize,
-    /// When the attempt began.
-    pub began: Duration,
-    /// The ranks that have registered, by number.
-    pub members: BTreeMap<usize, Member>,
-}
-
-/// What is known of a rank.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Member {
-    /// Its host.
-    pub host: String,
-    /// When its last report arrived.
-    pub heard: Duration,
-    /// Whether its stream is open.
-    pub connected: bool,
-    /// Whether it has said that it ends.
-    pub left: bool,
-    /// What it was doing then.
-    pub phase: Phase,
-    /// Since when.
-    pub phase_since: Duration,
-    /// The collective that it was waiting in.
-    pub wait: Option<Wait>,
-    /// Its newest completed steps, oldest first.
-    pub recent: VecDeque<StepTime>,
-    /// What must be the same on all ranks, by name, as a hash.
-    pub fingerprints: BTreeMap<String, String>,
-}
-
-/// A collective that a rank waits in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wait {
-    /// Its name.
-    pub collective: String,
-    /// Since when.
-    pub since: Duration,
-}
-
-/// How long a step took on a rank.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepTime {
-    /// From 1.
-    pub step: u64,
-    /// All of it, in seconds.
-    pub seconds: f64,
-    /// What it waited in collectives, in seconds.
-    pub waited: f64,
-}
-
-/// How long things may take.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
-    /// A rank that is not heard from is silent after `step_factor` median steps, and never before this.
-    pub silence_floor: Duration,
-    /// How long it may be silent before the run knows its step time.
-    pub silence_at_start: Duration,
-    /// A phase of a step may last `step_factor` median steps and `grace`.
-    pub step_factor: f64,
-    /// See `step_factor`.
-    pub grace: Duration,
-    /// How long a phase outside of steps may last, and one of the first step.
-    pub outside_steps: Duration,
-    /// How long ranks may take to register after the attempt has begun.
-    pub registration: Duration,
-    /// A rank is slow that computed `slow_factor` times as long as the median of the others …
-    pub slow_factor: f64,
-    /// … in nearly all of this many last steps (four of five).
-    pub slow_steps: usize,
-    /// How long over its limit a finding lasts before [`overdue`] says that the attempt has to end.
-    pub patience: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            silence_floor: Duration::from_secs(4),
-            silence_at_start: Duration::from_secs(30),
-            step_factor: 3.0,
-            grace: Duration::from_secs(5),
-            outside_steps: Duration::from_secs(1800),
-            registration: Duration::from_secs(300),
-            slow_factor: 1.5,
-            slow_steps: 20,
-            patience: Duration::from_secs(60),
-        }
-    }
-}
-
-/// What is wrong with a rank.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FindingKind {
-    /// No heartbeat comes any more: the process is stopped, dead, or cut off.
-    Silent,
-    /// Heartbeats come, but it does not get on.
-    Hung,
-    /// Every rank waits in a collective, and none is missing from one.
-    Stuck,
-    /// It computes longer than the others, step after step.
-    Slow,
-    /// It has not registered.
-    Missing,
-    /// A fingerprint of it is not that of the lowest rank.
-    Mismatch,
-}
-
-/// Something that is wrong.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Finding {
-    /// What.
-    pub kind: FindingKind,
-    /// With whom; `None` where no one rank is to blame.
-    pub rank: Option<usize>,
-    /// Its host; empty where it is unknown.
-    pub host: String,
-    /// What it was doing.
-    pub phase: Option<Phase>,
-    /// For how many seconds it has been like that.
-    pub seconds: f64,
-    /// From how many seconds on it counts as wrong.
-    pub limit_seconds: f64,
-    /// The collective that most others wait in meanwhile.
-    pub collective: Option<String>,
-    /// How many others wait in collectives.
-    pub waiting: usize,
-    /// The longest of these waits, in seconds.
-    pub waiting_seconds: f64,
-    /// All of this as a sentence without its period.
-    pub message: String,
-}
-
-impl Finding {
-    /// Whether it is the same trouble with the same rank as `other`, maybe at another time.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.kind == other.kind && self.rank == other.rank
-    }
-}
 
 /// The median time of recent steps, in seconds, over all ranks; `None` before the first.
 pub fn median_step(picture: &Picture) -> Option<f64> {
-    median(picture.members.values().flat_map(|member| member.recent.iter().map(|step| step.seconds)).collect())
+    median(
+        picture.members.values().flat_map(|member| member.recent.iter().map(|step| step.seconds)).collect(),
+    )
 }
 
 /// What is wrong at the moment `now`, the culprits of hangs first.
@@ -161,18 +19,25 @@ pub fn median_step(picture: &Picture) -> Option<f64> {
 pub fn look(picture: &Picture, limits: &Limits, now: Duration) -> Vec<Finding> {
     let deadlines = Deadlines::of(picture, limits);
     let waits = Waits::of(picture, now);
-    let mut findings = missing(picture, limits, now);
-    let mut to_blame = 0;
-    for (&rank, member) in picture.members.iter().filter(|(_, member)| !member.left) {
-        let late = silent(rank, member, &deadlines, now).or_else(|| hung(rank, member, &deadlines, &waits, now));
-        if let Some(finding) = late {
-            to_blame += 1;
-            findings.push(waits.beside(finding, member));
+    let present = || picture.members.iter().filter(|(_, member)| !member.left);
+    let mut late: Vec<_> =
+        present().filter_map(|(&rank, member)| silent(rank, member, &deadlines, now)).collect();
+    let someone_is_silent = !late.is_empty();
+    let is_silent = |rank: usize, late: &[Finding]| late.iter().any(|finding| finding.rank == Some(rank));
+    for (&rank, member) in present() {
+        // Where a rank is silent, others that do not get on in a step are taken to wait for it.
+        let may_wait = someone_is_silent && member.phase.is_in_step();
+        if !may_wait && !is_silent(rank, &late) {
+            late.extend(hung(rank, member, &deadlines, &waits, now));
         }
     }
-    if to_blame == 0 {
-        findings.extend(stuck(picture, &deadlines, &waits));
+    if late.is_empty() {
+        late.extend(stuck(picture, &deadlines, &waits));
+    } else {
+        late = late.into_iter().map(|finding| waits.beside(finding, picture)).collect();
     }
+    let mut findings = late;
+    findings.extend(missing(picture, limits, now));
     findings.extend(slow(picture, limits));
     findings.extend(mismatches(picture));
     findings
@@ -226,8 +91,8 @@ impl<'a> Waits<'a> {
     fn of(picture: &'a Picture, now: Duration) -> Self {
         let mut by_collective: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for member in picture.members.values().filter(|member| !member.left) {
-            if let Some(wait) = &member.wait {
-                by_collective.entry(&wait.collective).or_default().push(since(wait.since, now));
+            if let Some((collective, moment)) = member.waits() {
+                by_collective.entry(collective).or_default().push(since(moment, now));
             }
         }
         Self { by_collective }
@@ -251,8 +116,9 @@ impl<'a> Waits<'a> {
     }
 
     /// Adds to a finding what the others do meanwhile.
-    fn beside(&self, mut finding: Finding, member: &Member) -> Finding {
-        finding.waiting = self.count() - usize::from(member.wait.is_some());
+    fn beside(&self, mut finding: Finding, picture: &Picture) -> Finding {
+        let member = finding.rank.and_then(|rank| picture.members.get(&rank));
+        finding.waiting = self.count() - usize::from(member.is_some_and(|member| member.waits().is_some()));
         if finding.waiting > 0 {
             finding.collective = self.most_common().map(str::to_owned);
             finding.waiting_seconds = self.longest();
@@ -294,7 +160,7 @@ fn silent(rank: usize, member: &Member, deadlines: &Deadlines, now: Duration) ->
         host: member.host.clone(),
         phase: Some(member.phase),
         message: format!(
-            "rank {rank} on {} is silent for {}{connection}; it was {}",
+            "rank {rank} on {} has been silent for {}{connection}; it was {}",
             member.host,
             spell(seconds),
             doing(member)
@@ -304,17 +170,33 @@ fn silent(rank: usize, member: &Member, deadlines: &Deadlines, now: Duration) ->
 }
 
 /// A rank that is heard from, waits for nobody, and does not get on.
-fn hung(rank: usize, member: &Member, deadlines: &Deadlines, waits: &Waits<'_>, now: Duration) -> Option<Finding> {
-    if member.wait.is_some() {
+fn hung(
+    rank: usize,
+    member: &Member,
+    deadlines: &Deadlines,
+    waits: &Waits<'_>,
+    now: Duration,
+) -> Option<Finding> {
+    if member.waits().is_some() {
         return None;
     }
     let limit = deadlines.of_phase(member.phase);
-    let seconds = since(member.phase_since, now);
-    let message = if seconds > limit {
-        format!("rank {rank} on {} is {} for {}", member.host, member.phase, spell(seconds))
+    let in_phase = since(member.phase_since, now);
+    let (message, seconds) = if in_phase > limit {
+        (
+            format!(
+                "rank {rank} on {} has been in phase {} for {}",
+                member.host,
+                member.phase,
+                spell(in_phase)
+            ),
+            in_phase,
+        )
     } else if member.phase.is_in_step() && waits.count() > 0 && waits.shortest() > deadlines.in_step {
         // It goes from phase to phase and never comes to where the others are.
-        format!("rank {rank} on {} is busy ({}) and does not join", member.host, member.phase)
+        let message =
+            format!("rank {rank} on {} is busy (in phase {}) and does not join", member.host, member.phase);
+        (message, waits.shortest())
     } else {
         return None;
     };
@@ -322,7 +204,7 @@ fn hung(rank: usize, member: &Member, deadlines: &Deadlines, waits: &Waits<'_>, 
         host: member.host.clone(),
         phase: Some(member.phase),
         message,
-        ..bare(FindingKind::Hung, Some(rank), seconds.max(waits.shortest().min(limit + seconds)), limit)
+        ..bare(FindingKind::Hung, Some(rank), seconds, limit)
     })
 }
 
@@ -330,9 +212,15 @@ fn hung(rank: usize, member: &Member, deadlines: &Deadlines, waits: &Waits<'_>, 
 fn stuck(picture: &Picture, deadlines: &Deadlines, waits: &Waits<'_>) -> Option<Finding> {
     let present = picture.members.values().filter(|member| !member.left).count();
     let seconds = waits.shortest();
-    if present < picture.ranks || waits.count() < present || seconds <= deadlines.in_step {
+    let is_complete = picture.members.len() == picture.ranks && waits.count() == present;
+    if !is_complete || seconds <= deadlines.in_step {
         return None;
     }
+    let left = match picture.ranks - present {
+        0 => String::new(),
+        1 => ", and 1 rank has left".into(),
+        more => format!(", and {more} ranks have left"),
+    };
     let names: Vec<_> =
         waits.by_collective.iter().map(|(name, ranks)| format!("{} in {name}", ranks.len())).collect();
     Some(Finding {
@@ -340,7 +228,7 @@ fn stuck(picture: &Picture, deadlines: &Deadlines, waits: &Waits<'_>) -> Option<
         waiting: waits.count(),
         waiting_seconds: waits.longest(),
         message: format!(
-            "all {present} ranks wait ({}) for {}, and nobody computes",
+            "{present} ranks wait ({}) for {} and nobody computes{left}",
             names.join(", "),
             spell(seconds)
         ),
@@ -355,13 +243,20 @@ fn slow(picture: &Picture, limits: &Limits) -> Vec<Finding> {
         .members
         .iter()
         .map(|(&rank, member)| {
-            (rank, member.recent.iter().map(|time| (time.step, (time.seconds - time.waited).max(0.0))).collect())
+            (
+                rank,
+                member.recent.iter().map(|time| (time.step, (time.seconds - time.waited).max(0.0))).collect(),
+            )
         })
         .collect();
     if by_step.len() < 2 {
         return Vec::new();
     }
-    picture.members.iter().filter_map(|(&rank, member)| slow_rank(rank, member, &by_step, wanted, limits)).collect()
+    picture
+        .members
+        .iter()
+        .filter_map(|(&rank, member)| slow_rank(rank, member, &by_step, wanted, limits))
+        .collect()
 }
 
 fn slow_rank(
@@ -444,7 +339,7 @@ fn bare(kind: FindingKind, rank: Option<usize>, seconds: f64, limit_seconds: f64
 fn doing(member: &Member) -> String {
     match &member.wait {
         Some(wait) => format!("waiting in {}", wait.collective),
-        None => member.phase.to_string(),
+        None => format!("in phase {}", member.phase),
     }
 }
 
@@ -463,3 +358,6 @@ fn median(mut numbers: Vec<f64>) -> Option<f64> {
 fn spell(seconds: f64) -> String {
     if seconds < 10.0 { format!("{seconds:.1} s") } else { crate::render::span(seconds) }
 }
+
+#[cfg(test)]
+mod tests;

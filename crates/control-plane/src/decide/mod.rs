@@ -3,7 +3,9 @@
 //! Moments are durations since the coordinator began.
 
 mod look;
+mod picture;
 mod restart;
 
-pub use look::{Finding, FindingKind, Limits, Member, Picture, StepTime, Wait, look, median_step, overdue};
+pub use look::{look, median_step, overdue};
+pub use picture::{Finding, FindingKind, Limits, Member, Picture, StepTime, Wait};
 pub use restart::{Attempt, Cause, Ending, History, Policy, Verdict, restart};

@@ -252,7 +252,9 @@ mod tests {
             verdict(&history(Cause::Signal(9))),
             Verdict::Restart {
                 ranks: 4,
-                reason: "rank 1 on beta was killed by signal 9; going on with 4 ranks again; step 7 is durable".into(),
+                reason:
+                    "rank 1 on beta was killed by signal 9; going on with 4 ranks again; step 7 is durable"
+                        .into(),
             }
         );
     }

@@ -20,10 +20,12 @@ const LIBRARY: Member = Member { name: "", may_use: &[], may_name: &[], may_prin
 const LIBTORCH: &[&str] = &["tch", "torch-sys"];
 const MPI: &[&str] = &["mpi", "mpi-sys"];
 const CUDA: &[&str] = &["cudarc"];
+const GRPC: &[&str] =
+    &["prost", "tonic", "tonic-health", "tonic-prost", "tonic-prost-build", "tonic-reflection"];
 const MPI_AND_CUDA: &[&str] = &["mpi", "mpi-sys", "cudarc"];
 
 /// External packages that only the members with the name in `may_name` may depend on, for tests as well.
-pub const RESTRICTED: &[&[&str]] = &[LIBTORCH, MPI, CUDA];
+pub const RESTRICTED: &[&[&str]] = &[LIBTORCH, MPI, CUDA, GRPC];
 
 const TRAINER_USES: &[&str] = &[
     "partition",
@@ -44,6 +46,7 @@ const CLI_USES: &[&str] = &[
     "projection",
     "mesh",
     "comm",
+    "control-plane",
     "model",
     "adapter",
     "data",
@@ -71,6 +74,8 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "checkpoint", ..LIBRARY },
     Member { name: "config", ..LIBRARY },
     Member { name: "synthetic", ..LIBRARY },
+    Member { name: "control-proto", may_name: GRPC, ..LIBRARY },
+    Member { name: "control-plane", may_use: &["control-proto"], may_name: GRPC, ..LIBRARY },
     Member {
         name: "merge",
         may_use: &["adapter", "model", "partition", "projection"],
