@@ -26,7 +26,9 @@ pub struct Known<'a> {
     pub killed: Option<&'a Evidence>,
     /// What ranks had reported.
     pub status: &'a Status,
-    /// How many ranks were on the hosts that are gone.
+    /// The hosts that are gone, by whatever name.
+    pub lost_hosts: &'a [String],
+    /// How many ranks were on them.
     pub lost_ranks: usize,
 }
 
@@ -48,7 +50,7 @@ impl Known<'_> {
         if self.words.not_finite.is_some() {
             return of(Cause::NotANumber, self.words.errors.first().map(|(rank, _)| *rank), None);
         }
-        if let Some(host) = self.words.lost_hosts.first() {
+        if let Some(host) = self.lost_hosts.first() {
             let ending = of(Cause::HostLost, None, Some(host.clone()));
             return Ending { lost_ranks: self.lost_ranks, ..ending };
         }
@@ -89,8 +91,7 @@ impl Known<'_> {
 }
 
 fn is_here(host: &str) -> bool {
-    let own = hosts::own_name();
-    host == own || own.split('.').next() == host.split('.').next()
+    hosts::is_same_name(host, &hosts::own_name())
 }
 
 /// What to do about it.
@@ -145,8 +146,8 @@ mod tests {
         let mut words = LastWords::default();
         lines.iter().for_each(|(rank, line)| words.hear(*rank, line));
         let status = status();
-        Known { code, words: &words, hang: None, killed: killed.as_ref(), status: &status, lost_ranks: 2 }
-            .ending()
+        let (hang, killed, lost_hosts) = (None, killed.as_ref(), words.lost_hosts.as_slice());
+        Known { code, words: &words, hang, killed, status: &status, lost_hosts, lost_ranks: 2 }.ending()
     }
 
     #[test]

@@ -147,11 +147,15 @@ pub fn address_of(name: &str) -> Option<IpAddr> {
 
 /// Whether a name means this host: an address is ours if we can listen on it.
 pub fn is_this_host(name: &str) -> bool {
-    let own = own_name();
-    let is_short = own.split('.').next() == Some(name);
-    name == own
-        || is_short
+    is_same_name(name, &own_name())
         || address_of(name).is_some_and(|address| TcpListener::bind((address, ANY_PORT)).is_ok())
+}
+
+/// Whether two names are those of one host: one may lack its domain.
+pub fn is_same_name(one: &str, other: &str) -> bool {
+    let first_part = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
+    let is_address = |name: &str| name.parse::<IpAddr>().is_ok();
+    one == other || (!is_address(one) && !is_address(other) && first_part(one) == first_part(other))
 }
 
 /// Name of this host.

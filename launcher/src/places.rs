@@ -9,8 +9,10 @@ use crate::{gpus, report};
 /// Where a run's ranks are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
-    /// The hosts with the ranks that each takes; none: this host, or the allocation.
+    /// The hosts with the ranks that each takes; none where none were named: this host, or the allocation.
     pub hosts: Vec<Host>,
+    /// Hosts were named: where none is left, there is no place for ranks.
+    pub named: bool,
     /// How many ranks.
     pub ranks: usize,
     /// Whether there are ranks on other hosts than this one.
@@ -43,27 +45,22 @@ impl Places {
         if others {
             hosts::check_reach(&given, &backend.agent())?;
         }
-        Ok(Self { hosts: given, ranks, others })
+        Ok(Self { hosts: given, named: true, ranks, others })
     }
 
-    /// How many ranks the hosts take: beyond this one's there is no limit known.
+    /// How many ranks the hosts take; where none were named no limit is known but that of the start.
     pub fn slots(&self) -> usize {
-        match self.hosts.is_empty() {
-            true => self.ranks,
-            false => self.hosts.iter().filter_map(|host| host.slots).sum(),
+        match self.named {
+            true => self.hosts.iter().filter_map(|host| host.slots).sum(),
+            false => self.ranks,
         }
     }
 
     /// Takes hosts out. Gives how many ranks they took.
     pub fn lose(&mut self, lost: &[String]) -> usize {
         let before = self.slots();
-        let short = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
-        self.hosts
-            .retain(|host| !lost.iter().any(|name| *name == host.name || short(name) == short(&host.name)));
-        match self.hosts.is_empty() {
-            true => before,
-            false => before - self.slots(),
-        }
+        self.hosts.retain(|host| !lost.iter().any(|name| hosts::is_same_name(name, &host.name)));
+        before - self.slots()
     }
 }
 
@@ -96,7 +93,7 @@ fn here(args: &RunArgs) -> Places {
             }
         }
     });
-    Places { hosts: Vec::new(), ranks, others: false }
+    Places { hosts: Vec::new(), named: false, ranks, others: false }
 }
 
 fn in_allocation(args: &RunArgs) -> Places {
@@ -105,7 +102,7 @@ fn in_allocation(args: &RunArgs) -> Places {
     let of_gpus = || number("SLURM_GPUS_ON_NODE").map(|gpus| gpus * nodes);
     let ranks = args.ranks.or_else(|| number("SLURM_NTASKS")).or_else(of_gpus).unwrap_or(nodes);
     report::note(&format!("{} on {nodes} node(s) of Slurm job {}", counted(ranks), job()));
-    Places { hosts: Vec::new(), ranks, others: nodes > 1 }
+    Places { hosts: Vec::new(), named: false, ranks, others: nodes > 1 }
 }
 
 fn job() -> String {
@@ -124,10 +121,13 @@ mod tests {
     #[test]
     fn a_lost_host_takes_its_slots() {
         let host = |name: &str, slots| Host { name: name.to_owned(), slots: Some(slots) };
-        let mut places = Places { hosts: vec![host("a", 4), host("b.example", 2)], ranks: 6, others: true };
-        assert_eq!(places.slots(), 6);
+        let given = vec![host("a", 4), host("b.example", 2), host("10.0.0.1", 1)];
+        let mut places = Places { hosts: given, named: true, ranks: 7, others: true };
+        assert_eq!(places.slots(), 7);
         assert_eq!(places.lose(&["b".to_owned()]), 2);
-        assert_eq!((places.slots(), places.hosts.len()), (4, 1));
-        assert_eq!(places.lose(&["c".to_owned()]), 0);
+        assert_eq!((places.slots(), places.hosts.len()), (5, 2));
+        assert_eq!(places.lose(&["c".to_owned(), "10.0.0.2".to_owned()]), 0);
+        assert_eq!(places.lose(&["a".to_owned(), "10.0.0.1".to_owned()]), 5);
+        assert_eq!(places.slots(), 0);
     }
 }

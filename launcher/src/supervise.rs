@@ -180,13 +180,14 @@ impl Supervisor<'_> {
             return Err(LaunchError::NotEnoughSlots { ranks: self.places.ranks, place, slots: cores() });
         }
         let status = self.coordinator.status();
-        let lost_ranks = self.lose_hosts(over);
+        let (lost_hosts, lost_ranks) = self.lose_hosts(over);
         let known = Known {
             code: over.code,
             words: &over.words,
             hang: over.hang.as_ref(),
             killed: over.killed.as_ref(),
             status: &status,
+            lost_hosts: &lost_hosts,
             lost_ranks,
         };
         let durable = self.attempts.last().and_then(|before| before.durable_step).max(status.durable_step);
@@ -203,23 +204,18 @@ impl Supervisor<'_> {
         Ok(decide::restart(&history, &policy))
     }
 
-    /// Takes out the hosts that are gone. Gives how many ranks they took.
-    fn lose_hosts(&mut self, over: &Over) -> usize {
-        let mut lost = over.words.lost_hosts.clone();
+    /// Takes out the hosts that are gone. Gives their names, and how many ranks they took.
+    fn lose_hosts(&mut self, over: &Over) -> (Vec<String>, usize) {
         let failed = ![0, 2, 75].contains(&over.code);
+        let mut lost = Vec::new();
         if failed && self.places.others {
-            // A host may be gone without a word.
-            lost.extend(
-                hosts::unreachable(&self.places.hosts, &self.backend.agent())
-                    .into_iter()
-                    .map(|(name, _)| name),
-            );
+            // A host may be gone without a word. First, since these are the names that were given.
+            let unreachable = hosts::unreachable(&self.places.hosts, &self.backend.agent());
+            lost.extend(unreachable.into_iter().map(|(name, _)| name));
         }
+        lost.extend(over.words.lost_hosts.iter().cloned());
         let ranks = if lost.is_empty() { 0 } else { self.places.lose(&lost) };
-        if ranks > 0 && self.places.hosts.is_empty() {
-            report::warning(&format!("no host is left: {}", lost.join(", ")));
-        }
-        ranks
+        (lost, ranks)
     }
 
     /// Makes the command one for so many ranks that goes on from what was saved.

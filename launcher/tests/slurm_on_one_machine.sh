@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a job of `gpart-launch slurm` under a real Slurm that lives on this machine for the length of this script:
-# preempts it with USR1, lets it queue itself again and resume, and compares its θ with that of an undisturbed job.
+# preempts it with USR1, lets it queue itself again and resume, and compares its θ with that of an undisturbed job. Then
+# runs gpart-launch itself inside an allocation: to the end, and to a SIGKILL that no rank may outlive.
 #
 #   slurm_on_one_machine.sh GPART_LAUNCH GPART_DIST [WORDS after `--`; by default metamath --preset demo --dp-replicate 2]
 #
@@ -15,7 +16,7 @@ fail() {
     exit 1
 }
 
-[ $# -ge 2 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,10p' "$0" >&2; exit 2; }
 launch=$(realpath "$1") dist=$(realpath "$2")
 shift 2
 [ $# -gt 0 ] || set -- metamath --preset demo --dp-replicate 2
@@ -46,12 +47,14 @@ chmod 400 "$scratch/munge/key"
 chown -R munge: "$scratch/munge"
 socket=$scratch/munge/socket
 setpriv --reuid=munge --regid=munge --clear-groups munged --foreground --key-file="$scratch/munge/key" \
-    --socket="$socket" --pid-file="$scratch/munge/pid" --log-file="$scratch/munge/log" --seed-file="$scratch/munge/seed" &
+    --socket="$socket" --pid-file="$scratch/munge/pid" --log-file="$scratch/munge/log" --seed-file="$scratch/munge/seed" > /dev/null 2>&1 &
 daemons+=($!)
 
 host=$(hostname -s)
 cpus=$(nproc)
 memory=$(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
+# Jobs inherit them: Open MPI's runtime is not fond of root.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export SLURM_CONF=$scratch/slurm.conf
 cat > "$SLURM_CONF" <<END
 ClusterName=one
@@ -101,7 +104,7 @@ echo "slurm is up: $(sinfo --noheader --format='%n %c CPUs %T')"
 
 property() { scontrol show job "$1" | tr ' ' '\n' | sed -n "s/^$2=//p"; }
 has_state() { [[ $(property "$1" JobState) == "$2" ]]; }
-steps() { wc -l < "$1/metrics.jsonl" 2> /dev/null || echo 0; }
+steps() { if [ -f "$1/metrics.jsonl" ]; then wc -l < "$1/metrics.jsonl"; else echo 0; fi; }
 has_steps() { [ "$(steps "$1")" -ge "$2" ]; }
 last_theta() { tail -n 1 "$1/metrics.jsonl" | grep -o '"theta_blake3": *"[0-9a-f]*"'; }
 
@@ -111,7 +114,6 @@ submit() {
     shift
     (
         cd "$scratch/jobs"
-        export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl=vader,self
         "$launch" slurm --gpus-per-node 0 --ranks-per-node 2 --job-name "$name" --log "$name.log" --program "$dist" \
             --output-script "$name.sh" -- "$@" --output "$scratch/jobs/$name" >&2
         bash -n "$name.sh"
@@ -141,3 +143,32 @@ right=$(last_theta "$scratch/jobs/preempted")
 if [ -z "$left" ] || [ "$left" != "$right" ]; then fail "θ differs: $left and $right"; fi
 has_steps "$scratch/jobs/preempted" "$all" || fail "steps are missing: $(steps "$scratch/jobs/preempted") of $all"
 echo "the same θ after $all steps: $left"
+
+# launched NAME WORDS…: gpart-launch as a job; prints the job's number.
+launched() {
+    local name=$1
+    shift
+    (
+        cd "$scratch/jobs"
+        {
+            printf '#!/bin/bash\nexec '
+            printf '%q ' "$launch" -n 2 --program "$dist" -- "$@" --output "$scratch/jobs/$name"
+        } > "$name.sh"
+        sbatch --parsable --nodes=1 --ntasks=2 --no-requeue --output="$name.log" "$name.sh"
+    )
+}
+job=$(launched supervised "$@")
+until_ 600 has_state "$job" COMPLETED || fail "gpart-launch in an allocation: $(property "$job" JobState)"
+supervised=$(last_theta "$scratch/jobs/supervised")
+[ "$left" = "$supervised" ] || fail "θ differs under gpart-launch: $left and $supervised"
+grep -q '^\[rank 0\] ' "$scratch/jobs/supervised.log" || fail "lines are not prefixed"
+grep -q "Slurm's srun" "$scratch/jobs/supervised.log" || fail "srun was not used"
+echo "gpart-launch in an allocation: the same θ"
+
+job=$(launched killed "$@")
+until_ 300 has_steps "$scratch/jobs/killed" $((all / 4)) || fail "the launcher to be killed does not get on"
+launcher_of() { pgrep --full --oldest -- "^$launch -n 2 .*$scratch/jobs/killed"; }
+kill -KILL "$(launcher_of)"
+no_rank_is_left() { ! pgrep --full -- "$dist .*$scratch/jobs/killed" > /dev/null; }
+until_ 5 no_rank_is_left || fail "ranks outlive the launcher: $(pgrep --full --list-full -- "$scratch/jobs/killed")"
+echo "gpart-launch in an allocation, killed: no rank is left"

@@ -9,3 +9,4 @@ mod orphans;
 mod refusals;
 mod shown;
 mod stops;
+mod two_hosts;
