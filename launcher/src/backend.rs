@@ -137,12 +137,9 @@ impl Backend {
         let given = variables.iter().find_map(|name| std::env::var(name).ok());
         // Lists of agents to try are separated by colons; the first one there is taken.
         let given = given.unwrap_or_else(|| "ssh".to_owned());
-        let agents =
+        let mut agents =
             given.split(':').map(|agent| agent.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-        agents
-            .filter(|words| words.first().is_some_and(|word| on_path(word).is_some()))
-            .next()
-            .unwrap_or_default()
+        agents.find(|words| words.first().is_some_and(|word| on_path(word).is_some())).unwrap_or_default()
     }
 
     /// The words that start a job.

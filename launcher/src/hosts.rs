@@ -1,9 +1,11 @@
 //! The hosts of a run: read, looked up, told from this one.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::error::LaunchError;
 
@@ -11,6 +13,8 @@ use crate::error::LaunchError;
 const ANY_PORT: u16 = 0;
 /// How long `ssh` may take to reach a host.
 const REACH_SECONDS: u32 = 10;
+/// How long anything may take that is used in its place.
+const REACH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A host, and how many ranks it takes where that was said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,20 +125,45 @@ pub fn unreachable(hosts: &[Host], agent: &[String]) -> Vec<(String, String)> {
         if Path::new(program).file_name().is_some_and(|name| name == "ssh") {
             command.args(["-o", "BatchMode=yes", "-o", &format!("ConnectTimeout={REACH_SECONDS}")]);
         }
-        command.arg(&host.name).arg("true").stdin(Stdio::null());
-        let failure = match command.output() {
-            Ok(output) if output.status.success() => return None,
-            Ok(output) if output.stderr.is_empty() => format!("{program}: {}", output.status),
-            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "),
-            Err(error) => format!("{program}: {error}"),
-        };
-        Some((host.name.clone(), failure))
+        command.arg(&host.name).arg("true");
+        let failure = failure_of(command, REACH_TIMEOUT)?;
+        Some((host.name.clone(), format!("{program}: {failure}")))
     };
     let others: Vec<&Host> = hosts.iter().filter(|host| !is_this_host(&host.name)).collect();
     std::thread::scope(|scope| {
         let tries: Vec<_> = others.into_iter().map(|host| scope.spawn(move || try_one(host))).collect();
         tries.into_iter().filter_map(|one| one.join().ok().flatten()).collect()
     })
+}
+
+/// Runs a command; none if it succeeds in time.
+fn failure_of(mut command: Command, timeout: Duration) -> Option<String> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return Some(error.to_string()),
+    };
+    let begun = Instant::now();
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if begun.elapsed() < timeout => std::thread::sleep(Duration::from_millis(20)),
+            _ => {
+                let _ = child.kill().and_then(|()| child.wait());
+                return Some(format!("no answer within {} s", timeout.as_secs()));
+            }
+        }
+    };
+    if status.success() {
+        return None;
+    }
+    let mut said = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        // More than a few lines would only hide what matters.
+        let _ = stderr.take(1 << 12).read_to_string(&mut said);
+    }
+    let said = said.trim().replace('\n', "; ");
+    Some(if said.is_empty() { status.to_string() } else { said })
 }
 
 /// An address of a name.
@@ -218,5 +247,18 @@ mod tests {
         assert!(!has_others(&[host("localhost", 1)]) && has_others(&[host("192.0.2.1", 1)]));
         let error = check_names(&[host("localhost", 1), host("nowhere.invalid", 1)]).unwrap_err();
         assert!(error.to_string().contains("nowhere.invalid"), "{error}");
+        assert!(is_same_name("a", "a.example") && !is_same_name("10.0.0.1", "10.0.0.2"));
+    }
+
+    #[test]
+    fn what_does_not_answer_is_not_waited_for() {
+        let run = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            failure_of(command, Duration::from_millis(200))
+        };
+        assert_eq!(run("exit 0"), None);
+        assert_eq!(run("echo no >&2; exit 3"), Some("no".to_owned()));
+        assert!(run("exec sleep 60").is_some_and(|why| why.contains("no answer")));
     }
 }

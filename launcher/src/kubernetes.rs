@@ -139,8 +139,10 @@ mod tests {
         documents.map(|one| <Value as serde::Deserialize>::deserialize(one).unwrap()).collect()
     }
 
+    type Check = fn(&Value) -> bool;
+
     /// Fields that the operator documents for MPIJob v2beta1, with what each must be.
-    const FIELDS: [(&str, fn(&Value) -> bool); 22] = [
+    const FIELDS: [(&str, Check); 22] = [
         ("apiVersion", |v| v == "kubeflow.org/v2beta1"),
         ("kind", |v| v == "MPIJob"),
         ("metadata.name", Value::is_string),

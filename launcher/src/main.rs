@@ -1,5 +1,7 @@
 //! `gpart-launch`: starts the ranks of a run, watches them, starts them again.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test stops at what it did not expect"))]
+
 mod args;
 mod attempt;
 mod backend;

@@ -117,6 +117,13 @@ pub fn of_rank(program: &Path, command: &[String]) -> Vec<OsString> {
     std::iter::once(program.into()).chain(command.iter().map(OsString::from)).collect()
 }
 
+/// The newest step in the metrics of a run's folder: a line is written once its step's state is durable.
+pub fn newest_step(output: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(output.join("metrics.jsonl")).ok()?;
+    let step = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
+    text.lines().rev().find_map(step)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +134,14 @@ mod tests {
         let table = format!("model   m   flag\noutput  ./a b/run_d1  {from}\noutput-root-dir  x  default\n");
         assert_eq!(named_output(&table, from), Some("./a b/run_d1".into()));
         assert_eq!(named_output("output-root-dir  x  default\n", from), None);
+    }
+
+    #[test]
+    fn the_newest_step_is_the_last_whole_line() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(newest_step(folder.path()), None);
+        std::fs::write(folder.path().join("metrics.jsonl"), "{\"step\": 1}\n{\"step\": 2}\n{\"st").unwrap();
+        assert_eq!(newest_step(folder.path()), Some(2));
     }
 
     /// Its answers through a script.

@@ -75,6 +75,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, LaunchError> {
     let mut supervisor = Supervisor {
         backend,
         program,
+        output: settings.output.clone(),
         mesh: settings.mesh,
         command: args.command.clone(),
         view: View { terminal, prefixed: places.ranks > 1 },

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use control_plane::decide::{self, Cause, Finding, History, Limits, Policy, Verdict};
+use control_plane::decide::{self, Cause, Finding, FindingKind, History, Limits, Policy, Verdict};
 use control_plane::{ATTEMPT_VARIABLE, Coordinator, Event, EventKind, Wish};
 
 use crate::attempt::{Attempt, Variables, View, was_not_started};
@@ -33,6 +33,8 @@ pub struct Supervisor<'a> {
     pub program: PathBuf,
     /// Its command.
     pub command: Vec<String>,
+    /// The run's folder.
+    pub output: PathBuf,
     /// The mesh that the command asks for.
     pub mesh: Mesh,
     /// Where ranks are.
@@ -135,10 +137,10 @@ impl Supervisor<'_> {
             tell_findings(events);
             if hang.is_none()
                 && !at_once
-                && let Some(finding) = decide::overdue(&self.coordinator.status().findings, &self.limits)
+                && let Some(finding) = self.overdue()
             {
                 report::note(&format!("{}; ending all ranks", finding.message));
-                hang = Some(finding.clone());
+                hang = Some(finding);
                 attempt.end();
             }
         };
@@ -149,6 +151,16 @@ impl Supervisor<'_> {
             return Err(LaunchError::Start { what: "the ranks".to_owned(), source });
         }
         Ok(Over { code, words, hang, killed: kills.since(), at_once })
+    }
+
+    /// What has lasted too long.
+    fn overdue(&self) -> Option<Finding> {
+        let status = self.coordinator.status();
+        let gets_on = status.step_seconds.is_some();
+        let mut findings = status.findings;
+        // A rank that cannot reach this process while steps are made does not hang: it is cut off from us alone.
+        findings.retain(|finding| !(gets_on && finding.kind == FindingKind::Missing));
+        decide::overdue(&findings, &self.limits).cloned()
     }
 
     /// Waits for a signal for so long. The first one of all asks the run to stop; true for those after it.
@@ -190,7 +202,9 @@ impl Supervisor<'_> {
             lost_hosts: &lost_hosts,
             lost_ranks,
         };
-        let durable = self.attempts.last().and_then(|before| before.durable_step).max(status.durable_step);
+        // What ranks could not report is in the run's folder.
+        let durable = status.durable_step.or_else(|| program::newest_step(&self.output));
+        let durable = self.attempts.last().and_then(|before| before.durable_step).max(durable);
         let ending = known.ending();
         self.attempts.push(decide::Attempt { ranks: self.places.ranks, durable_step: durable, ending });
         // Somebody else may have asked, by gpart-dist stop.
