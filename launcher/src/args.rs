@@ -133,6 +133,9 @@ pub struct SlurmArgs {
     /// Seconds before the time limit at which the run is asked to stop: more than a step and its checkpoint take
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=65535))]
     pub stop_before: u32,
+    /// How ranks find each other, as `srun --mpi=list` names it
+    #[arg(long, value_name = "TYPE", default_value = "pmix")]
+    pub mpi: String,
     /// Another option of sbatch, as in --option mem=0; may be given several times
     #[arg(long = "option", value_name = "NAME=VALUE")]
     pub options: Vec<String>,

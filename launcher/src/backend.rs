@@ -134,12 +134,19 @@ impl Backend {
             Kind::IntelMpi => &["I_MPI_HYDRA_BOOTSTRAP_EXEC"],
             Kind::Slurm => return Vec::new(),
         };
+        // What else it is given: a port, a key.
+        let more =
+            std::env::var("OMPI_MCA_plm_rsh_args").ok().filter(|_| matches!(self.kind, Kind::OpenMpi(_)));
         let given = variables.iter().find_map(|name| std::env::var(name).ok());
         // Lists of agents to try are separated by colons; the first one there is taken.
         let given = given.unwrap_or_else(|| "ssh".to_owned());
         let mut agents =
             given.split(':').map(|agent| agent.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-        agents.find(|words| words.first().is_some_and(|word| on_path(word).is_some())).unwrap_or_default()
+        let found = agents.find(|words| words.first().is_some_and(|word| on_path(word).is_some()));
+        // What is not there fails as a host that is not reached does, and says so.
+        let mut words = found.unwrap_or_else(|| vec!["ssh".to_owned()]);
+        words.extend(more.iter().flat_map(|more| more.split_whitespace()).map(str::to_owned));
+        words
     }
 
     /// The words that start a job.

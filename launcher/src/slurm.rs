@@ -24,6 +24,7 @@ struct Values {
     log: String,
     stop_before: u32,
     folder: String,
+    mpi: String,
     command: String,
 }
 
@@ -83,6 +84,7 @@ fn script(args: &SlurmArgs, gpus: usize, program: &str, folder: &str) -> Result<
         log: plain("--log", &args.log)?,
         stop_before: args.stop_before,
         folder: shell("the working folder", folder)?,
+        mpi: plain("--mpi", &args.mpi)?,
         command: words.join(" "),
     };
     fill("job.sbatch", TEMPLATE, values)

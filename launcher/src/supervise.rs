@@ -101,6 +101,8 @@ impl Supervisor<'_> {
                 return Ok(Exit::Preempted);
             }
             number = self.coordinator.new_attempt(self.places.ranks, &reason)?;
+            // What was wrong with the ranks before is over.
+            tell_findings(&events, false);
         }
     }
 
@@ -134,7 +136,8 @@ impl Supervisor<'_> {
                 at_once = true;
                 attempt.end();
             }
-            tell_findings(events);
+            // What the end of ranks looks like from the outside is no news.
+            tell_findings(events, hang.is_none() && !at_once);
             if hang.is_none()
                 && !at_once
                 && let Some(finding) = self.overdue()
@@ -314,12 +317,14 @@ impl Supervisor<'_> {
     }
 }
 
-/// Tells what the coordinator has found since the last look.
-fn tell_findings(events: &Receiver<Event>) {
+/// Tells, if that is wanted, what the coordinator has found since the last look.
+fn tell_findings(events: &Receiver<Event>, wanted: bool) {
     while let Ok(event) = events.try_recv() {
         match event.kind {
-            EventKind::FindingBegan { finding } => report::warning(&finding.message),
-            EventKind::FindingOver { finding } => report::note(&format!("it is over: {}", finding.message)),
+            EventKind::FindingBegan { finding } if wanted => report::warning(&finding.message),
+            EventKind::FindingOver { finding } if wanted => {
+                report::note(&format!("it is over: {}", finding.message));
+            }
             _ => {}
         }
     }

@@ -74,10 +74,10 @@ fn numbers_that_are_not_finite_are_not_started_again() {
 fn a_rank_that_hangs_is_named_and_started_again() {
     let scratch = Scratch::new();
     let requests = [("STAND_IN_STEPS", "60"), ("STAND_IN_MILLISECONDS", "40")];
-    let mut running = scratch.start(&["-n", "2", "--patience", "1"], &requests);
+    let running = scratch.start(&["-n", "2", "--patience", "1"], &requests);
     wait_until(|| scratch.steps() >= 5);
     signal(scratch.rank(1), Signal::STOP);
-    wait_until(|| running.errors().contains("rank 1 on ") && running.errors().contains("is silent for"));
+    wait_until(|| running.errors().contains("rank 1 on ") && running.errors().contains("silent for"));
     let outcome = running.finish().expect_code(0);
     assert_eq!(scratch.steps(), 60);
     outcome

@@ -1,7 +1,8 @@
 //! A launcher in a folder of its own, watched.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -188,8 +189,8 @@ impl Running {
     }
 
     /// What was said on standard error so far.
-    pub fn errors(&mut self) -> String {
-        text(&mut self.stderr.try_clone().unwrap())
+    pub fn errors(&self) -> String {
+        text(&self.stderr)
     }
 
     #[track_caller]
@@ -197,16 +198,12 @@ impl Running {
         while self.is_running() {
             if self.started.elapsed() > HANGS {
                 let _ = self.child.kill();
-                panic!(
-                    "hangs\n--- stdout\n{}\n--- stderr\n{}",
-                    text(&mut self.stdout),
-                    text(&mut self.stderr)
-                );
+                panic!("hangs\n--- stdout\n{}\n--- stderr\n{}", text(&self.stdout), text(&self.stderr));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         let code = self.child.wait().unwrap().code();
-        Outcome { code, stdout: text(&mut self.stdout), stderr: text(&mut self.stderr) }
+        Outcome { code, stdout: text(&self.stdout), stderr: text(&self.stderr) }
     }
 }
 
@@ -217,12 +214,10 @@ impl Drop for Running {
     }
 }
 
-/// All of a file that a child writes to. It shares the position, so that is put back.
-fn text(file: &mut File) -> String {
+/// All of a file that a child writes to, at a position of its own.
+fn text(file: &File) -> String {
     let mut bytes = Vec::new();
-    let end = file.stream_position().unwrap();
-    file.rewind().unwrap();
-    file.read_to_end(&mut bytes).unwrap();
-    file.seek(std::io::SeekFrom::Start(end.max(bytes.len() as u64))).unwrap();
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    File::open(own).unwrap().read_to_end(&mut bytes).unwrap();
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -83,7 +83,7 @@ fn ctrl_c_reaches_the_launcher_alone() {
 fn a_stop_between_attempts() {
     let scratch = Scratch::new();
     let options = ["-n", "2", "--max-restarts", "9"];
-    let mut running = scratch.start(&options, &[("STAND_IN_FAIL", "crash:0:2")]);
+    let running = scratch.start(&options, &[("STAND_IN_FAIL", "crash:0:2")]);
     wait_until(|| running.errors().matches("going on with").count() >= 3);
     running.signal(Signal::TERM);
     running.finish().expect_code(75);
