@@ -59,7 +59,7 @@ impl Dial {
             .keep_alive_timeout(KEEPALIVE);
         if let Some(trusted) = &endpoint.certificate {
             dial = dial
-                .tls_config(tls::client(trusted, endpoint.host()))
+                .tls_config(tls::client(trusted, endpoint.host())?)
                 .map_err(|error| ControlError::Certificate { what: "authority", reason: chain(&error) })?;
         }
         let mut value = AsciiMetadataValue::try_from(format!("Bearer {}", endpoint.token.reveal()))
@@ -218,6 +218,8 @@ impl Client {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
                 ControlError::Unreachable { address, reason }
             }
+            // Not the coordinator's words, but those of a connection that broke.
+            _ if std::error::Error::source(status).is_some() => ControlError::Unreachable { address, reason },
             _ => ControlError::Failed { address, reason },
         }
     }

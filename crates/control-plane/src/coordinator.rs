@@ -7,14 +7,16 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use control_proto::v1::rank_service_server::RankServiceServer;
-use control_proto::v1::run_service_server::RunServiceServer;
+use control_proto::v1::rank_service_server::{self, RankServiceServer};
+use control_proto::v1::run_service_server::{self, RunServiceServer};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::client::chain;
 use crate::connections::{Connections, Guarded};
@@ -38,6 +40,8 @@ const LARGEST_MESSAGE: usize = 256 << 10;
 const CONNECTIONS: usize = 256;
 /// Calls that one connection may have open.
 const CALLS: u32 = 64;
+/// Bytes that a call may send before they are read; a connection may send four times as many.
+const WINDOW: u32 = 64 << 10;
 /// The most a request's metadata may hold, in bytes.
 const HEADERS: u32 = 16 << 10;
 /// How long a call may take to be sent and answered; streams have to begin by then.
@@ -204,7 +208,7 @@ impl Coordinator {
     ) -> Result<(), ControlError> {
         let Some(runtime) = &self.runtime else { return Ok(()) };
         let listener = in_runtime(runtime, listener)?;
-        let router = router(&self.shared, &self.endpoint.token, served)?;
+        let (router, reporter) = router(&self.shared, &self.endpoint.token, served)?;
         // A rank that comes again may do so before its old connection is known to be gone.
         let connections = Connections::new(CONNECTIONS + 2 * ranks);
         let (taken, incoming) = mpsc::channel::<io::Result<Guarded>>(16);
@@ -217,6 +221,9 @@ impl Coordinator {
                 // Either way it is over: asked for, or the coordinator is gone.
                 let _ = until.await;
             };
+            for service in [rank_service_server::SERVICE_NAME, run_service_server::SERVICE_NAME] {
+                reporter.set_service_status(service, ServingStatus::Serving).await;
+            }
             let incoming = ReceiverStream::new(incoming);
             if let Err(error) = router.serve_with_incoming_shutdown(incoming, end).await {
                 tracing::error!("the control plane has ended: {error}");
@@ -365,7 +372,11 @@ fn reached_as(address: IpAddr) -> String {
     if address.is_unspecified() { tls::host_name() } else { address.to_string() }
 }
 
-fn router(shared: &Shared, token: &Token, served: Option<Served>) -> Result<Router, ControlError> {
+fn router(
+    shared: &Shared,
+    token: &Token,
+    served: Option<Served>,
+) -> Result<(Router, HealthReporter), ControlError> {
     let guard = guard(token.clone());
     let ranks = RankServiceServer::new(Ranks(shared.clone())).max_decoding_message_size(LARGEST_MESSAGE);
     let run = RunServiceServer::new(Run(shared.clone())).max_decoding_message_size(LARGEST_MESSAGE);
@@ -385,17 +396,18 @@ fn router(shared: &Shared, token: &Token, served: Option<Served>) -> Result<Rout
         };
         server = server.tls_config(served.config.timeout(CALL)).map_err(wrong)?;
     }
-    drop(reporter);
-    Ok(server
+    let router = server
         .timeout(CALL)
         .max_concurrent_streams(CALLS)
         .http2_max_header_list_size(HEADERS)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
-        .initial_stream_window_size(u32::try_from(LARGEST_MESSAGE).ok())
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(4 * WINDOW)
         .add_service(health)
         .add_service(InterceptedService::new(ranks, guard.clone()))
         .add_service(InterceptedService::new(run, guard.clone()))
         .add_service(InterceptedService::new(reflection().build_v1().map_err(broken)?, guard.clone()))
-        .add_service(InterceptedService::new(reflection().build_v1alpha().map_err(broken)?, guard)))
+        .add_service(InterceptedService::new(reflection().build_v1alpha().map_err(broken)?, guard));
+    Ok((router, reporter))
 }

@@ -191,3 +191,54 @@ fn parse(path: &Path, text: &[u8]) -> Result<File, ControlError> {
     }
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_certificate_survives_as_one_line() {
+        let pem = tls::made_now("host.example").expect("a certificate").trusted;
+        let two = format!("{pem}{pem}");
+        let line = tls::to_line(&two);
+        assert!(!line.contains(char::is_whitespace) && line.matches(',').count() == 1, "{line}");
+        assert_eq!(tls::from_line(&line).expect("the same").replace('\r', ""), two.replace('\r', ""));
+    }
+
+    #[test]
+    fn addresses_have_a_host_and_a_port() {
+        for (address, host) in
+            [("a-b.example:1", "a-b.example"), ("[::1]:65535", "::1"), ("127.0.0.1:0", "127.0.0.1")]
+        {
+            assert_eq!(split(address).expect("an address").0, host);
+        }
+        for wrong in
+            ["", ":", ":1", "a", "a:", "a:65536", "a:-1", "[::1]", "[a]:1", "::1:1", "a b:1", "a/b:1", "é:1"]
+        {
+            assert!(split(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_environment_is_read(address in "\\PC{0,30}", token in "\\PC{0,70}", authority in "\\PC{0,200}") {
+            let _ = Endpoint::from_variables(|name| match name {
+                ADDRESS_VARIABLE => Some(address.clone()),
+                TOKEN_VARIABLE => Some(token.clone()),
+                _ => Some(authority.clone()),
+            });
+            let endpoint = Endpoint {
+                address,
+                token: Token::parse(&"0".repeat(64)).expect("a token"),
+                certificate: Some(authority),
+            };
+            let _ = crate::client::Dial::new(&endpoint);
+        }
+
+        #[test]
+        fn any_file_is_read(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(parse(Path::new("control.json"), &bytes).is_err());
+        }
+    }
+}

@@ -110,6 +110,7 @@ fn page(status: &Status) -> String {
         status,
         |rank| rank.waited_seconds,
     );
+    page.collectives(status);
     page.0
 }
 
@@ -134,8 +135,20 @@ impl Page {
         self.head(name, help);
         for rank in &status.ranks {
             if let Some(value) = value(rank) {
-                let host = rank.host.replace('\\', "\\\\").replace('"', "\\\"");
-                self.line(name, &format!("{{rank=\"{}\",host=\"{host}\"}}", rank.rank), value);
+                let host = quoted(&rank.host);
+                self.line(name, &format!("{{rank=\"{}\",host={host}}}", rank.rank), value);
+            }
+        }
+    }
+
+    fn collectives(&mut self, status: &Status) {
+        let name = "gpart_rank_collective_seconds";
+        self.head(name, "How long it waited in each collective of its newest step.");
+        for rank in &status.ranks {
+            for (collective, &seconds) in &rank.waited_in {
+                let (host, collective) = (quoted(&rank.host), quoted(collective));
+                let labels = format!("{{rank=\"{}\",host={host},collective={collective}}}", rank.rank);
+                self.line(name, &labels, seconds);
             }
         }
     }
@@ -160,4 +173,9 @@ impl Page {
         // Writing into a string does not fail.
         let _ = self.0.write_fmt(text);
     }
+}
+
+/// A label's value; control characters were taken out when it arrived.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }

@@ -474,6 +474,10 @@ impl Registry {
             step_seconds: record.newest.as_ref().map(|step| step.seconds),
             waited_seconds: record.newest.as_ref().map(|step| step.waited_seconds.values().sum()),
             tokens_per_second: record.newest.as_ref().map(|step| step.tokens_per_second),
+            waited_in: record.newest.as_ref().map(|step| step.waited_seconds.clone()).unwrap_or_default(),
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! A run as people and their tools see it. All of it serialises; durations are seconds, memory is bytes.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::decide::Finding;
@@ -77,6 +79,8 @@ pub struct RankStatus {
     pub waited_seconds: Option<f64>,
     /// Tokens of all ranks by the second, as this rank measured them in its newest completed step.
     pub tokens_per_second: Option<f64>,
+    /// Seconds that it waited in each collective of that step, by name.
+    pub waited_in: BTreeMap<String, f64>,
 }
 
 /// Something that happened.
@@ -171,4 +175,25 @@ pub enum EventKind {
 /// JSON has no number that is not finite; `serde_json` writes null for one.
 fn number_or_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_survives_as_json() {
+        let event = |loss| Event {
+            number: 3,
+            unix_milliseconds: 5,
+            attempt: 1,
+            kind: EventKind::StepDone { step: 1, total_steps: 2, loss, tokens_per_second: 3.0, seconds: 0.5 },
+        };
+        let json = serde_json::to_string(&event(1.5)).expect("json");
+        assert!(json.contains(r#""event":"step_done""#), "{json}");
+        assert_eq!(serde_json::from_str::<Event>(&json).expect("an event"), event(1.5));
+        let json = serde_json::to_string(&event(f64::NAN)).expect("json");
+        let read: Event = serde_json::from_str(&json).expect("an event");
+        assert!(matches!(read.kind, EventKind::StepDone { loss, .. } if loss.is_nan()), "{read:?}");
+    }
 }

@@ -4,6 +4,9 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use rcgen::{CertificateParams, KeyPair, SanType};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 
 use crate::error::ControlError;
@@ -44,13 +47,26 @@ pub(crate) fn from_files(certificate: &Path, key: &Path, authority: &Path) -> Re
     let chain = pem_file("certificate", certificate, "CERTIFICATE")?;
     let key = pem_file("key", key, "PRIVATE KEY")?;
     let trusted = pem_file("authority", authority, "CERTIFICATE")?;
+    check_trusted(&trusted)?;
     let identity = Identity::from_pem(chain, key);
     Ok(Served { config: ServerTlsConfig::new().identity(identity), trusted })
 }
 
 /// What a client trusts, and the name that it expects.
-pub(crate) fn client(trusted: &str, host: &str) -> ClientTlsConfig {
-    ClientTlsConfig::new().ca_certificate(Certificate::from_pem(trusted)).domain_name(host)
+pub(crate) fn client(trusted: &str, host: &str) -> Result<ClientTlsConfig, ControlError> {
+    check_trusted(trusted)?;
+    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(trusted)).domain_name(host))
+}
+
+/// Whether certificates (PEM) can be trusted at all: the library below would pass over those that it cannot read.
+fn check_trusted(pem: &str) -> Result<(), ControlError> {
+    let wrong = |reason: String| ControlError::Certificate { what: "authority", reason };
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+        store.add(certificate).map_err(|error| wrong(error.to_string()))?;
+    }
+    if store.is_empty() { Err(wrong("it holds no certificate".into())) } else { Ok(()) }
 }
 
 fn pem_file(what: &'static str, path: &Path, label: &str) -> Result<String, ControlError> {

@@ -90,13 +90,12 @@ pub(crate) fn step_in(step: v1::StepReport) -> StepReport {
         loss: step.loss,
         tokens_per_second: seconds_or_rate(step.tokens_per_second),
         seconds: seconds(step.seconds),
-        waited_seconds: step
-            .waited_seconds
-            .into_iter()
-            .take(ENTRIES)
-            .map(|(name, waited)| (clean(&name, NAME), seconds(waited)))
-            .collect(),
+        waited_seconds: waits_in(step.waited_seconds),
     }
+}
+
+fn waits_in(waits: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+    waits.into_iter().take(ENTRIES).map(|(name, waited)| (clean(&name, NAME), seconds(waited))).collect()
 }
 
 fn seconds_or_rate(value: f64) -> f64 {
@@ -191,6 +190,7 @@ fn rank_out(rank: &RankStatus) -> v1::RankStatus {
         step_seconds: rank.step_seconds,
         waited_seconds: rank.waited_seconds,
         tokens_per_second: rank.tokens_per_second,
+        waited_in: rank.waited_in.clone(),
     }
 }
 
@@ -213,6 +213,7 @@ fn rank_in(rank: v1::RankStatus) -> RankStatus {
         step_seconds: rank.step_seconds,
         waited_seconds: rank.waited_seconds,
         tokens_per_second: rank.tokens_per_second,
+        waited_in: waits_in(rank.waited_in),
     }
 }
 

@@ -90,14 +90,14 @@ pub struct Limits {
     pub slow_factor: f64,
     /// … in nearly all of this many last steps (four of five).
     pub slow_steps: usize,
-    /// How long over its limit a finding lasts before [`overdue`] says that the attempt has to end.
+    /// How long over its limit a finding lasts before [`overdue`](super::overdue) says that the attempt has to end.
     pub patience: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            silence_floor: Duration::from_secs(4),
+            silence_floor: Duration::from_secs(3),
             silence_at_start: Duration::from_secs(30),
             step_factor: 3.0,
             grace: Duration::from_secs(5),

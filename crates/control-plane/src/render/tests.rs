@@ -20,6 +20,7 @@ fn rank(rank: usize) -> RankStatus {
         step_seconds: Some(0.52),
         waited_seconds: Some(0.02),
         tokens_per_second: Some(12_345.6),
+        waited_in: [("all-reduce of θ".to_owned(), 0.02)].into(),
     }
 }
 

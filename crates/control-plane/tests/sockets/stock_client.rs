@@ -1,12 +1,10 @@
 //! A client that shares no code with ours: Python's grpcio, with messages from server reflection alone.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{link, start, step, until};
-use control_plane::TOKEN_VARIABLE;
+use crate::common::{link, step, until};
+use control_plane::{Coordinator, CoordinatorOptions, TOKEN_VARIABLE, TlsPolicy};
 
 fn run(command: &mut Command) -> Option<Output> {
     command.output().ok().filter(|output| output.status.success())
@@ -35,17 +33,28 @@ fn a_stock_client_reads_follows_and_stops_a_run() {
         eprintln!("skipped: no Python with grpcio here, and pip cannot install it");
         return;
     };
-    let coordinator = start(1);
-    let rank = link(coordinator.endpoint(), 0, 1);
+    for tls in [TlsPolicy::Off, TlsPolicy::MadeAtStart] {
+        stops_a_run(&python, tls);
+    }
+}
+
+fn stops_a_run(python: &Path, tls: TlsPolicy) {
+    let options = CoordinatorOptions { tls, ..CoordinatorOptions::new("test", 1) };
+    let coordinator = Coordinator::start(options).expect("a coordinator");
+    let endpoint = coordinator.endpoint();
+    let rank = link(endpoint, 0, 1);
     rank.step(step(5));
     until("the step", || coordinator.status().step == 5);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stock_client.py");
-    let output = Command::new(python)
-        .arg(script)
-        .arg(&coordinator.endpoint().address)
-        .env(TOKEN_VARIABLE, coordinator.endpoint().token.reveal())
-        .output()
-        .expect("python");
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sockets/stock_client.py");
+    let mut command = Command::new(python);
+    command.arg(script).arg(&endpoint.address).env(TOKEN_VARIABLE, endpoint.token.reveal());
+    if let Some(certificate) = &endpoint.certificate {
+        let file = folder.path().join("certificate.pem");
+        std::fs::write(&file, certificate).expect("written");
+        command.arg(file);
+    }
+    let output = command.output().expect("python");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a line of JSON");

@@ -1,6 +1,7 @@
 """A client of the control plane that shares no code with gpart-dist: grpcio, with messages from server reflection.
 
-Usage: stock_client.py ADDRESS, with the token in GPART_CONTROL_TOKEN and rank 0 of the run connected.
+Usage: stock_client.py ADDRESS [CERTIFICATE], with the token in GPART_CONTROL_TOKEN. With a certificate (a PEM file) TLS
+is spoken.
 Prints one line of JSON; any exception is a failure.
 """
 
@@ -38,7 +39,12 @@ class Details(grpc.ClientCallDetails):
 
 
 def main():
-    plain = grpc.insecure_channel(sys.argv[1])
+    if len(sys.argv) > 2:
+        with open(sys.argv[2], "rb") as file:
+            trusted = grpc.ssl_channel_credentials(root_certificates=file.read())
+        plain = grpc.secure_channel(sys.argv[1], trusted)
+    else:
+        plain = grpc.insecure_channel(sys.argv[1])
     channel = grpc.intercept_channel(plain, Bearer(os.environ["GPART_CONTROL_TOKEN"]))
     database = ProtoReflectionDescriptorDatabase(channel)
     pool = descriptor_pool.DescriptorPool(database)

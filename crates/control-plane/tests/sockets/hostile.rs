@@ -1,14 +1,12 @@
 //! Strangers, liars and those who do nothing: none of them may disturb a run.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, link, start, step, until};
-use control_plane::{Client, ControlError, Coordinator, Endpoint, Phase, Token};
+use crate::common::{PATIENCE, link, start, step, until};
+use control_plane::{Client, ControlError, Coordinator, Endpoint, EventKind, Phase, Token};
 use control_proto::v1;
 use control_proto::v1::rank_service_client::RankServiceClient;
 use control_proto::v1::run_service_client::RunServiceClient;
@@ -99,6 +97,31 @@ fn bytes_that_are_no_protocol_do_nothing() {
     assert_works(&coordinator, &rank, 1);
 }
 
+/// A report with `value` wherever a number of seconds goes, and too much of everything.
+fn wild_report(session: u64, value: f64) -> v1::RankReport {
+    let step = v1::StepReport {
+        step: u64::MAX,
+        total_steps: 0,
+        loss: value,
+        tokens_per_second: value,
+        seconds: value,
+        waited_seconds: BTreeMap::from([("x".to_owned(), value)]),
+    };
+    v1::RankReport {
+        session,
+        phase: 99,
+        phase_seconds: value,
+        collective: Some("\u{7}bell".into()),
+        collective_seconds: value,
+        step: Some(u64::MAX),
+        memory_bytes: Some(u64::MAX),
+        durable_step: Some(u64::MAX),
+        steps: vec![step; 200],
+        received_command: u64::MAX,
+        ..Default::default()
+    }
+}
+
 #[test]
 fn what_a_rank_says_is_cut_to_size() {
     let coordinator = start(2);
@@ -123,32 +146,7 @@ fn what_a_rank_says_is_cut_to_size() {
         let session =
             ranks.register(with_token(endpoint, request)).await.expect("taken").into_inner().session;
         let wild = [f64::NAN, f64::INFINITY, -1.0, f64::MAX];
-        let reports: Vec<_> = wild
-            .iter()
-            .map(|&value| v1::RankReport {
-                session,
-                phase: 99,
-                phase_seconds: value,
-                collective: Some("\u{7}bell".into()),
-                collective_seconds: value,
-                step: Some(u64::MAX),
-                memory_bytes: Some(u64::MAX),
-                durable_step: Some(u64::MAX),
-                steps: vec![
-                    v1::StepReport {
-                        step: u64::MAX,
-                        total_steps: 0,
-                        loss: value,
-                        tokens_per_second: value,
-                        seconds: value,
-                        waited_seconds: BTreeMap::from([("x".to_owned(), value)]),
-                    };
-                    200
-                ],
-                received_command: u64::MAX,
-                ..Default::default()
-            })
-            .collect();
+        let reports: Vec<_> = wild.iter().map(|&value| wild_report(session, value)).collect();
         let mut commands = ranks
             .report(with_token(endpoint, tokio_stream::iter(reports)))
             .await
@@ -189,13 +187,25 @@ fn a_thousand_idle_connections_keep_nobody_out() {
     assert_works(&coordinator, &rank, 9);
     let status = coordinator.status();
     assert!(status.ranks[0].connected && status.ranks[0].heard_seconds < 5.0, "{status:?}");
-    // The oldest had to go.
-    idle[0].set_read_timeout(Some(PATIENCE)).expect("a socket");
-    assert!(matches!(idle[0].read(&mut [0; 64]), Ok(_) | Err(_)));
+    // The oldest had to go: no more are open than may be.
+    until("old ones to be closed", || idle.iter().filter(|stream| is_open(stream)).count() <= 258);
+    assert!(is_open(&idle[999]) && !is_open(&idle[0]));
     let lost = coordinator.subscribe();
     drop(idle);
     assert_works(&coordinator, &rank, 10);
-    assert!(lost.try_iter().all(|event| !matches!(event.kind, control_plane::EventKind::RankLost { .. })));
+    assert!(lost.try_iter().all(|event| !matches!(event.kind, EventKind::RankLost { .. })));
+}
+
+/// Whether the other side has not closed a connection. What it sent is read and forgotten.
+fn is_open(mut stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("a socket");
+    loop {
+        match stream.read(&mut [0; 1024]) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) => return error.kind() == std::io::ErrorKind::WouldBlock,
+        }
+    }
 }
 
 /// A process may have 1024 files open where nobody asks for more.
@@ -210,6 +220,7 @@ fn raise_open_files() {
 fn who_never_shows_the_token_is_closed() {
     let coordinator = start(1);
     let rank = link(coordinator.endpoint(), 0, 1);
+    let events = coordinator.subscribe();
     let mut slow = TcpStream::connect(&coordinator.endpoint().address).expect("connected");
     slow.set_read_timeout(Some(Duration::from_millis(500))).expect("a socket");
     // A beginning, and then a byte now and again of a frame of headers that never ends.
@@ -231,7 +242,10 @@ fn who_never_shows_the_token_is_closed() {
             break;
         }
     }
+    assert!(started.elapsed() > Duration::from_secs(10), "it had time for a slow network");
     assert_works(&coordinator, &rank, 1);
+    // Streams may last longer than calls.
+    assert!(events.try_iter().all(|event| !matches!(event.kind, EventKind::RankLost { .. })));
 }
 
 #[test]

@@ -1,10 +1,8 @@
 //! Encryption: what is refused without it, and who is trusted with it.
 
-mod common;
-
 use std::path::Path;
 
-use common::{link, start, step, until};
+use crate::common::{link, start, step, until};
 use control_plane::{
     Client, ControlError, Coordinator, CoordinatorOptions, Endpoint, LinkState, MetricsOptions, TlsPolicy,
 };

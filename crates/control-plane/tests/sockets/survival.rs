@@ -1,11 +1,9 @@
 //! Ranks that stop, hang or lose their coordinator.
 
-mod common;
-
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, info, link, start, step, until};
+use crate::common::{PATIENCE, info, link, start, step, until};
 use control_plane::decide::{Finding, FindingKind, Limits};
 use control_plane::{
     Coordinator, CoordinatorOptions, Endpoint, EventKind, LinkState, Phase, RankLink, StepReport, Wish,
@@ -21,7 +19,10 @@ struct RankProcess(Child);
 impl RankProcess {
     fn start(endpoint: &Endpoint) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
-        command.args(["--exact", "plays_rank_1", "--nocapture"]).env(IS_RANK, "1").envs(endpoint.to_env());
+        command
+            .args(["--exact", "survival::plays_rank_1", "--nocapture"])
+            .env(IS_RANK, "1")
+            .envs(endpoint.to_env());
         Self(command.spawn().expect("a process"))
     }
 
