@@ -1,11 +1,10 @@
 //! Why an attempt ended, from all that is known: the exit status, the last words, the kernel's counters, the coordinator.
 
-use control_plane::Status;
 use control_plane::decide::{Cause, Ending, Finding};
 
 use crate::hosts;
 use crate::last_words::{Killed, LastWords};
-use crate::memory::Evidence;
+use crate::memory::Kills;
 
 /// The signal of the kernel's kills for memory.
 const KILL: i32 = 9;
@@ -13,6 +12,17 @@ const KILL: i32 = 9;
 const SMALLER: &str = "make a rank's share smaller: --gradient-checkpointing, more ranks with --dp-shard or --pp, a lower \
                        --micro-batch-size (with more --accumulation-steps) or --max-seq-length; `gpart-dist plan` with \
                        the same flags shows what a rank needs";
+
+/// A rank that has reported to the coordinator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
+    /// Which.
+    pub rank: usize,
+    /// Its host.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+}
 
 /// What is known of an attempt that has ended.
 pub struct Known<'a> {
@@ -23,9 +33,9 @@ pub struct Known<'a> {
     /// What was found hanging, if the attempt was ended for it.
     pub hang: Option<&'a Finding>,
     /// What the kernel has killed.
-    pub killed: Option<&'a Evidence>,
-    /// What ranks had reported.
-    pub status: &'a Status,
+    pub kills: &'a Kills,
+    /// The ranks that had reported.
+    pub seats: &'a [Seat],
     /// The hosts that are gone, by whatever name.
     pub lost_hosts: &'a [String],
     /// How many ranks were on them.
@@ -36,8 +46,8 @@ impl Known<'_> {
     /// Why it ended.
     pub fn ending(&self) -> Ending {
         let of = |cause, rank: Option<usize>, host: Option<String>| {
-            let host = host
-                .or_else(|| Some(self.status.ranks.iter().find(|one| Some(one.rank) == rank)?.host.clone()));
+            let host =
+                host.or_else(|| Some(self.seats.iter().find(|one| Some(one.rank) == rank)?.host.clone()));
             Ending { cause, rank, host, lost_ranks: 0 }
         };
         if let Some(finding) = self.hang {
@@ -71,22 +81,19 @@ impl Known<'_> {
 
     /// The rank that the kernel killed for its memory, and its host.
     fn killed_for_memory(&self) -> Option<(Option<usize>, Option<String>)> {
-        let evidence = self.killed?;
-        if let Evidence::Log(named) = evidence {
-            let is_named = |pid: u32| named.iter().any(|(killed, _)| u32::try_from(*killed) == Ok(pid));
-            if let Some(rank) =
-                self.status.ranks.iter().find(|rank| is_here(&rank.host) && is_named(rank.pid))
-            {
-                return Some((Some(rank.rank), Some(rank.host.clone())));
-            }
+        let is_named =
+            |pid: u32| self.kills.named.iter().any(|(killed, _)| u32::try_from(*killed) == Ok(pid));
+        if let Some(seat) = self.seats.iter().find(|seat| is_here(&seat.host) && is_named(seat.pid)) {
+            return Some((Some(seat.rank), Some(seat.host.clone())));
         }
-        // Otherwise what was killed by that signal, here, while the counter rose.
+        // Otherwise what that signal ended, here, while a counter rose. The machine's counts only where the log does not
+        // say who else it was.
         let is_kill = |killed: &&Killed| killed.signal == KILL && killed.host.as_deref().is_none_or(is_here);
-        match self.words.killed.iter().find(is_kill) {
-            Some(killed) => Some((Some(killed.rank), killed.host.clone())),
-            None if self.code == 128 + KILL => Some((None, None)),
-            None => None,
-        }
+        let killed = self.words.killed.iter().find(is_kill);
+        let of_group = self.kills.of_group > 0 && (killed.is_some() || self.code == 128 + KILL);
+        let of_machine = self.kills.of_machine > 0 && self.kills.named.is_empty() && killed.is_some();
+        (of_group || of_machine)
+            .then(|| (killed.map(|one| one.rank), killed.and_then(|one| one.host.clone())))
     }
 }
 
@@ -128,26 +135,16 @@ pub fn hint(ending: &Ending) -> String {
 mod tests {
     use super::*;
 
-    fn status() -> Status {
-        let rank = |rank, pid| {
-            serde_json::json!({"rank": rank, "host": hosts::own_name(), "device": "cpu", "pid": pid, "version": "0",
-                "connected": true, "step": null, "phase": "forward", "phase_seconds": 0.0, "collective": null,
-                "collective_seconds": 0.0, "heard_seconds": 0.0, "memory_bytes": null, "memory_peak_bytes": null,
-                "step_seconds": null, "waited_seconds": null, "tokens_per_second": null})
-        };
-        let status = serde_json::json!({"run": "r", "attempt": 1, "restarts": 0, "rank_count": 2, "up_seconds": 1.0,
-            "step": 0, "total_steps": 0, "durable_step": null, "loss": null, "tokens_per_second": null,
-            "step_seconds": null, "eta_seconds": null, "stopping": null, "ranks": [rank(0, 70), rank(1, 71)],
-            "findings": []});
-        serde_json::from_value(status).unwrap()
+    fn seats() -> [Seat; 2] {
+        [70, 71].map(|pid| Seat { rank: pid as usize - 70, host: hosts::own_name(), pid })
     }
 
-    fn ending(code: i32, lines: &[(Option<usize>, &str)], killed: Option<Evidence>) -> Ending {
+    fn ending(code: i32, lines: &[(Option<usize>, &str)], kills: Kills) -> Ending {
         let mut words = LastWords::default();
         lines.iter().for_each(|(rank, line)| words.hear(*rank, line));
-        let status = status();
-        let (hang, killed, lost_hosts) = (None, killed.as_ref(), words.lost_hosts.as_slice());
-        Known { code, words: &words, hang, killed, status: &status, lost_hosts, lost_ranks: 2 }.ending()
+        let seats = seats();
+        let (hang, kills, lost_hosts) = (None, &kills, words.lost_hosts.as_slice());
+        Known { code, words: &words, hang, kills, seats: &seats, lost_hosts, lost_ranks: 2 }.ending()
     }
 
     #[test]
@@ -157,31 +154,39 @@ mod tests {
             "mpirun noticed that process rank 1 with PID 0 on node {own} exited on signal 9 (Killed)."
         );
         let lines = [(None, noticed.as_str())];
-        assert_eq!(ending(0, &[], None).cause, Cause::Exit(0));
-        assert_eq!(ending(75, &[], None).cause, Cause::Exit(75));
-        assert_eq!(
-            (ending(137, &lines, None).cause, ending(137, &lines, None).rank),
-            (Cause::Signal(9), Some(1))
-        );
-        assert_eq!(ending(137, &[], None).cause, Cause::Signal(9));
-        let for_memory = ending(137, &lines, Some(Evidence::Group(1)));
-        assert_eq!(
-            (for_memory.cause, for_memory.rank, for_memory.lost_ranks),
-            (Cause::OutOfMemory, Some(1), 1)
-        );
-        let by_log = ending(1, &[], Some(Evidence::Log(vec![(71, "gpart-dist".into())])));
-        assert_eq!((by_log.cause, by_log.rank), (Cause::OutOfMemory, Some(1)));
-        // Another program's.
-        assert_eq!(ending(1, &[], Some(Evidence::Machine(1))).cause, Cause::Exit(1));
+        let none = Kills::default;
+        assert_eq!(ending(0, &[], none()).cause, Cause::Exit(0));
+        assert_eq!(ending(75, &[], none()).cause, Cause::Exit(75));
+        let killed = ending(137, &lines, none());
+        assert_eq!((killed.cause, killed.rank), (Cause::Signal(9), Some(1)));
+        assert_eq!(ending(137, &[], none()).cause, Cause::Signal(9));
         let exited = [(None, "  Process name: [[5,1],1]"), (None, "  Exit code:    3")];
-        assert_eq!(
-            (ending(3, &exited, None).cause, ending(3, &exited, None).rank),
-            (Cause::Exit(3), Some(1))
-        );
-        let lost = ending(1, &[(None, "  Remote daemon: [[5,0],1] on node b")], None);
+        let failed = ending(3, &exited, none());
+        assert_eq!((failed.cause, failed.rank), (Cause::Exit(3), Some(1)));
+        let lost = ending(1, &[(None, "  Remote daemon: [[5,0],1] on node b")], none());
         assert_eq!((lost.cause, lost.host.as_deref(), lost.lost_ranks), (Cause::HostLost, Some("b"), 2));
         let nan = [(Some(0), "error: the loss of step 1, micro-batch 0, is NaN")];
-        assert_eq!(ending(1, &nan, None).cause, Cause::NotANumber);
+        assert_eq!(ending(1, &nan, none()).cause, Cause::NotANumber);
+    }
+
+    #[test]
+    fn kills_for_memory_are_told_from_others() {
+        let own = hosts::own_name();
+        let noticed = format!(
+            "mpirun noticed that process rank 1 with PID 0 on node {own} exited on signal 9 (Killed)."
+        );
+        let lines = [(None, noticed.as_str())];
+        let named = |pid| Kills { named: vec![(pid, "gpart-dist".into())], of_group: 0, of_machine: 1 };
+        let by_group = ending(137, &lines, Kills { of_group: 1, ..Kills::default() });
+        assert_eq!((by_group.cause, by_group.rank, by_group.lost_ranks), (Cause::OutOfMemory, Some(1), 1));
+        let by_log = ending(1, &[], named(71));
+        assert_eq!((by_log.cause, by_log.rank), (Cause::OutOfMemory, Some(1)));
+        // Another program's process was killed for its memory, and a rank for some other reason.
+        assert_eq!(ending(137, &lines, named(999)).cause, Cause::Signal(9));
+        assert_eq!(ending(137, &[], named(999)).cause, Cause::Signal(9));
+        let unnamed = Kills { of_machine: 1, ..Kills::default() };
+        assert_eq!(ending(137, &lines, unnamed.clone()).cause, Cause::OutOfMemory);
+        assert_eq!(ending(1, &[], unnamed).cause, Cause::Exit(1));
     }
 
     #[test]

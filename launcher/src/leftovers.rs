@@ -35,8 +35,7 @@ fn sessions(temporary: &Path, host: &str, user: u32) -> usize {
             let is_dead = pid.is_some_and(|pid| !processes::is_alive(pid));
             removed += usize::from(is_dead && is_own(&path, user) && std::fs::remove_dir_all(&path).is_ok());
         }
-        // Goes if nothing is left in it.
-        let _ = std::fs::remove_dir(&top);
+        // The folder above stays, empty or not: an mpirun that starts now may be about to make its own in it.
     }
     removed
 }

@@ -19,15 +19,15 @@ pub struct KillsBefore {
     log: Option<File>,
 }
 
-/// What tells of kills since.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Evidence {
-    /// The kernel's log names processes.
-    Log(Vec<(i32, String)>),
-    /// A process of our control group was killed.
-    Group(u64),
-    /// A process of this machine was killed, whose is not told.
-    Machine(u64),
+/// What was killed since then.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kills {
+    /// Processes that the kernel's log names; of the whole machine, by their numbers there.
+    pub named: Vec<(i32, String)>,
+    /// How many of this process's control groups.
+    pub of_group: u64,
+    /// How many of the whole machine.
+    pub of_machine: u64,
 }
 
 impl KillsBefore {
@@ -36,36 +36,15 @@ impl KillsBefore {
         Self { of_group: of_group(), of_machine: of_machine(), log: log() }
     }
 
-    /// What has been killed since then; none if nothing tells of a kill.
-    pub fn since(&mut self) -> Option<Evidence> {
-        let named = self.log.as_mut().map(named_in).unwrap_or_default();
-        if !named.is_empty() {
-            return Some(Evidence::Log(named));
-        }
+    /// What has been killed since then.
+    pub fn since(&mut self) -> Kills {
         let now = of_group();
         let more = |(path, before): (&PathBuf, &u64)| now.get(path)?.checked_sub(*before);
-        let kills = self.of_group.iter().filter_map(more).max().unwrap_or(0);
-        if kills > 0 {
-            return Some(Evidence::Group(kills));
-        }
-        let kills = of_machine().zip(self.of_machine).map_or(0, |(now, before)| now.saturating_sub(before));
-        (kills > 0).then_some(Evidence::Machine(kills))
-    }
-}
-
-impl std::fmt::Display for Evidence {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Log(named) => {
-                let named: Vec<String> = named.iter().map(|(pid, name)| format!("{pid} ({name})")).collect();
-                write!(f, "the kernel's log says that it killed process {}", named.join(", "))
-            }
-            Self::Group(kills) => {
-                write!(f, "the kernel counted {kills} kill(s) for memory in this control group")
-            }
-            Self::Machine(kills) => {
-                write!(f, "the kernel counted {kills} kill(s) for memory on this machine")
-            }
+        let of_machine = of_machine().zip(self.of_machine);
+        Kills {
+            named: self.log.as_mut().map(named_in).unwrap_or_default(),
+            of_group: self.of_group.iter().filter_map(more).max().unwrap_or(0),
+            of_machine: of_machine.map_or(0, |(now, before)| now.saturating_sub(before)),
         }
     }
 }
@@ -160,16 +139,11 @@ mod tests {
         let record = "3,1,2,-;Memory cgroup out of memory: Killed process 4321 (gpart-dist) total-vm:1kB\n";
         assert_eq!(killed_in(record), Some((4321, "gpart-dist".to_owned())));
         assert_eq!(killed_in("6,1,2,-;eth0: link up"), None);
-        assert_eq!(
-            Evidence::Log(vec![(1, "a".into())]).to_string(),
-            "the kernel's log says that it killed process 1 (a)"
-        );
     }
 
     #[test]
     fn nothing_was_killed_just_now() {
         // Other processes of the machine may be; those of this group are this test's.
-        let evidence = KillsBefore::now().since();
-        assert!(!matches!(evidence, Some(Evidence::Group(_))), "{evidence:?}");
+        assert_eq!(KillsBefore::now().since().of_group, 0);
     }
 }

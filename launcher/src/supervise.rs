@@ -5,16 +5,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use control_plane::decide::{self, Cause, Finding, FindingKind, History, Limits, Policy, Verdict};
-use control_plane::{ATTEMPT_VARIABLE, Coordinator, Event, EventKind, Wish};
+use control_plane::{ATTEMPT_VARIABLE, Coordinator, Event, EventKind, RankStatus, Wish};
 
 use crate::attempt::{Attempt, Variables, View, was_not_started};
 use crate::backend::{Backend, Job, cores};
 use crate::command::{MESH_FLAGS, resuming, without_flags};
-use crate::ending::{Known, hint};
+use crate::ending::{Known, Seat, hint};
 use crate::error::LaunchError;
 use crate::exit::Exit;
 use crate::last_words::LastWords;
-use crate::memory::{Evidence, KillsBefore};
+use crate::memory::{Kills, KillsBefore};
 use crate::places::{Places, counted};
 use crate::program::{self, Mesh};
 use crate::{hosts, leftovers, report, signals};
@@ -64,7 +64,7 @@ struct Over {
     code: i32,
     words: LastWords,
     hang: Option<Finding>,
-    killed: Option<Evidence>,
+    kills: Kills,
     /// It was ended at once by a second signal.
     at_once: bool,
 }
@@ -91,7 +91,7 @@ impl Supervisor<'_> {
                 Verdict::GiveUp { reason } => return Err(self.given_up(reason, &over)),
                 Verdict::Restart { ranks, reason } => (ranks, reason),
             };
-            self.explain(&over);
+            self.explain();
             report::note(&reason);
             self.adapt(ranks)?;
             if self.pause() {
@@ -153,7 +153,7 @@ impl Supervisor<'_> {
                 std::io::Error::other(format!("{} could not be run", self.backend.program.display()));
             return Err(LaunchError::Start { what: "the ranks".to_owned(), source });
         }
-        Ok(Over { code, words, hang, killed: kills.since(), at_once })
+        Ok(Over { code, words, hang, kills: kills.since(), at_once })
     }
 
     /// What has lasted too long.
@@ -196,17 +196,19 @@ impl Supervisor<'_> {
         }
         let status = self.coordinator.status();
         let (lost_hosts, lost_ranks) = self.lose_hosts(over);
+        let seat = |one: &RankStatus| Seat { rank: one.rank, host: one.host.clone(), pid: one.pid };
+        let seats: Vec<Seat> = status.ranks.iter().map(seat).collect();
         let known = Known {
             code: over.code,
             words: &over.words,
             hang: over.hang.as_ref(),
-            killed: over.killed.as_ref(),
-            status: &status,
+            kills: &over.kills,
+            seats: &seats,
             lost_hosts: &lost_hosts,
             lost_ranks,
         };
-        // What ranks could not report is in the run's folder.
-        let durable = status.durable_step.or_else(|| program::newest_step(&self.output));
+        // What ranks could not report any more is in the run's folder.
+        let durable = status.durable_step.max(program::newest_step(&self.output));
         let durable = self.attempts.last().and_then(|before| before.durable_step).max(durable);
         let ending = known.ending();
         self.attempts.push(decide::Attempt { ranks: self.places.ranks, durable_step: durable, ending });
@@ -278,13 +280,10 @@ impl Supervisor<'_> {
     }
 
     /// More on why, where there is more to say than the verdict does.
-    fn explain(&self, over: &Over) {
+    fn explain(&self) {
         let ending = self.attempts.last().map(|attempt| &attempt.ending);
-        if let (Some(evidence), Some(ending)) = (&over.killed, ending)
-            && ending.cause == Cause::OutOfMemory
-        {
-            report::note(&format!("{ending}: {evidence}"));
-            report::note(&format!("hint: {}", hint(ending)));
+        if let Some(ending) = ending.filter(|ending| ending.cause == Cause::OutOfMemory) {
+            report::note(&format!("{ending}, by the kernel; hint: {}", hint(ending)));
         }
     }
 
@@ -305,7 +304,6 @@ impl Supervisor<'_> {
         if over.code == i32::from(Exit::Input as u8) && over.hang.is_none() {
             return LaunchError::RefusedByRanks;
         }
-        self.explain(over);
         let said = over.words.errors.first().map(|(rank, text)| format!("\n  rank {rank} said: {text}"));
         let mpirun = over
             .words

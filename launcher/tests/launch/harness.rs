@@ -188,6 +188,18 @@ impl Running {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Waits until something is so; stops the test, showing everything, where the launcher ends before or it never comes.
+    #[track_caller]
+    pub fn until(&mut self, mut is_so: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !is_so() {
+            let over = !self.is_running() || begun.elapsed() > HANGS;
+            let (stdout, stderr) = (text(&self.stdout), text(&self.stderr));
+            assert!(!over, "this never came\n--- stdout\n{stdout}\n--- stderr\n{stderr}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// What was said on standard error so far.
     pub fn errors(&self) -> String {
         text(&self.stderr)

@@ -8,5 +8,6 @@ mod memory;
 mod orphans;
 mod refusals;
 mod shown;
+mod slurm;
 mod stops;
 mod two_hosts;

@@ -33,9 +33,9 @@ fn a_second_launcher() {
     killed.signal(Signal::KILL);
     scratch.expect_no_process_within(std::time::Duration::from_secs(5));
     drop(killed);
-    let third = scratch.start(&["-n", "2"], &requests);
+    let mut third = scratch.start(&["-n", "2"], &requests);
     let seen = scratch.steps();
-    wait_until(|| scratch.steps() > seen + 3);
+    third.until(|| scratch.steps() > seen + 3);
     third.signal(Signal::TERM);
     third.finish().expect_code(75);
 }

@@ -101,6 +101,9 @@ impl Drop for Hosts {
         for name in &self.names {
             kill_all(name);
             let _ = ip(&["netns", "delete", name]);
+            // Hosts of these names are never seen again, so nobody else would remove what MPI left.
+            let user = rustix::process::geteuid().as_raw();
+            let _ = std::fs::remove_dir_all(std::env::temp_dir().join(format!("ompi.{name}.{user}")));
         }
     }
 }

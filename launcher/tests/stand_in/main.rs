@@ -166,8 +166,10 @@ impl Rank {
 
     /// Waits for all ranks. Rank 0 decides whether this step is the last one for now.
     fn meet(&mut self, step: u64) -> Result<bool, Failure> {
-        let again = std::env::var("SLURM_RESTART_COUNT").unwrap_or_default();
-        let folder = self.output.join(format!("meet-{}-{again}", self.attempt));
+        // A folder of its own for each start of the ranks: what earlier ones left there would be taken for theirs.
+        let variable = |name: &str| std::env::var(name).unwrap_or_default();
+        let start = [variable("GPART_CONTROL_TOKEN"), variable("SLURM_RESTART_COUNT")].concat();
+        let folder = self.output.join(format!("meet-{}-{start:.8}", self.attempt));
         fs::create_dir_all(&folder)?;
         let wishes = self.link.as_ref().map(RankLink::wishes).unwrap_or_default();
         self.asked |= wishes.stop.is_some() || self.asked_by_signal.load(Ordering::SeqCst);
