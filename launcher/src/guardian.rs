@@ -3,7 +3,7 @@
 //! The launcher holds one end of a pipe. However the launcher ends, the kernel closes that end, and the guardian then
 //! ends mpirun and everything that came of it. It can, because it is the reaper of all its descendants: mpirun puts
 //! ranks into groups and sessions of their own, but none leaves this tree. Should both be killed at once, mpirun is told
-//! by the kernel (its parent's death) and ends its ranks itself. What runs on other hosts belongs to mpirun's daemons
+//! by the kernel (its parent's death) and ends its ranks, which as programs of MPI end with mpirun anyway. What runs on other hosts belongs to mpirun's daemons
 //! there, which end with the connection to mpirun.
 //!
 //! It is a session of its own: a terminal's Ctrl-C or hang-up reaches the launcher alone.

@@ -30,10 +30,12 @@ fn a_killed_launcher_leaves_no_rank_that_is_stopped() {
     scratch.expect_no_process_within(SOON);
 }
 
+/// Then the kernel tells mpirun, and ranks end with mpirun as programs of MPI do.
 #[test]
 fn a_launcher_killed_with_its_guardian_leaves_no_rank() {
     let scratch = Scratch::new();
-    let running = scratch.start(&["-n", "2"], &LONG);
+    let requests = [&LONG[..], &[("STAND_IN_ENDS_WITH_MPIRUN", "1")]].concat();
+    let running = scratch.start(&["-n", "2"], &requests);
     wait_until(|| scratch.steps() >= 3);
     let guardian = scratch.guardian();
     running.signal(Signal::STOP);

@@ -15,6 +15,13 @@ use std::time::{Duration, Instant};
 
 use control_plane::{Endpoint, Phase, RankInfo, RankLink, StepReport, attempt_from_env};
 
+/// Programs of MPI end when they lose mpirun: its library sees to that. `STAND_IN_ENDS_WITH_MPIRUN` asks for the same.
+fn end_with_mpirun() {
+    if std::env::var_os("STAND_IN_ENDS_WITH_MPIRUN").is_some() {
+        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    }
+}
+
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
@@ -78,6 +85,7 @@ struct Rank {
 
 impl Rank {
     fn new(words: &[String]) -> Result<Self, Failure> {
+        end_with_mpirun();
         let variable =
             |names: &[&str]| names.iter().find_map(|name| std::env::var(name).ok()?.parse::<usize>().ok());
         let rank = variable(&["OMPI_COMM_WORLD_RANK", "SLURM_PROCID"]).unwrap_or(0);
