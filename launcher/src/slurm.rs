@@ -170,6 +170,28 @@ mod tests {
         assert_eq!(output.status.code(), Some(0));
     }
 
+    /// What becomes of a job that is signalled and whose step then ends with this status.
+    fn signalled(status: i32) -> (Option<i32>, String) {
+        let script = made(&["--", "metamath"]).unwrap().replace("cd -- ", "cd / # ");
+        let step = format!("srun() {{ trap 'exit {status}' USR1; while :; do sleep 0.02; done; }}");
+        let queue = "scontrol() { echo \"scontrol $*\"; }";
+        let signal = "{ sleep 0.3; kill -USR1 $$; } &";
+        let whole = format!("SLURM_JOB_ID=7\n{step}\n{queue}\n{signal}\n{script}");
+        let output = Command::new("bash").args(["-c", &whole]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    #[test]
+    fn a_job_that_stopped_is_queued_again() {
+        for status in [75, 137, 143] {
+            let (code, said) = signalled(status);
+            assert_eq!(code, Some(status), "{said}");
+            assert!(said.ends_with("scontrol requeue 7\n"), "{status}: {said}");
+        }
+        let (code, said) = signalled(1);
+        assert!(code == Some(1) && !said.contains("scontrol"), "{said}");
+    }
+
     #[test]
     fn values_that_do_not_belong_are_refused() {
         for bad in
