@@ -93,6 +93,7 @@ pub const MEMBERS: &[Member] = &[
         may_print: true,
         ..LIBRARY
     },
+    Member { name: "launcher", may_use: &["control-plane"], may_print: true, ..LIBRARY },
     Member { name: "xtask", may_print: true, ..LIBRARY },
     Member { name: "e2e", may_print: true, ..LIBRARY },
 ];

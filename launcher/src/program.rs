@@ -1,0 +1,166 @@
+//! `gpart-dist`: where it is, and what it makes of a command's settings.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use crate::backend::{is_program, on_path};
+use crate::error::LaunchError;
+
+const NAME: &str = "gpart-dist";
+/// Its commands that train.
+pub const TRAINING: [&str; 2] = ["metamath", "train"];
+
+/// Finds it: where it was said to be, beside this program, on PATH.
+pub fn find(given: Option<&Path>) -> Result<PathBuf, LaunchError> {
+    if let Some(path) = given {
+        let found =
+            path.to_str().and_then(on_path).or_else(|| Some(path.to_owned()).filter(|path| is_program(path)));
+        return found.ok_or_else(|| LaunchError::NotAProgram { path: path.to_owned() });
+    }
+    let own = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(NAME)));
+    own.filter(|path| is_program(path)).or_else(|| on_path(NAME)).ok_or(LaunchError::NoProgram)
+}
+
+/// What the launcher needs to know of a run's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The output folder.
+    pub output: PathBuf,
+    /// The mesh, as far as it was said.
+    pub mesh: Mesh,
+}
+
+/// Degrees of the mesh, as far as they were said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mesh {
+    /// Copies of the model.
+    pub dp_replicate: Option<usize>,
+    /// Ranks that share a copy's weights.
+    pub dp_shard: Option<usize>,
+    /// Pipeline stages.
+    pub pp: Option<usize>,
+}
+
+/// A setting as `gpart-dist config --json` prints it.
+#[derive(Deserialize)]
+struct Setting {
+    value: serde_json::Value,
+    from: String,
+}
+
+/// Refuses a command that is none of a run.
+pub fn check_trains(command: &[String]) -> Result<(), LaunchError> {
+    let training = command.first().is_some_and(|word| TRAINING.contains(&word.as_str()));
+    if !training {
+        let command = command.first().cloned().unwrap_or_default();
+        return Err(LaunchError::NotTraining { command, known: TRAINING.join(" or ") });
+    }
+    Ok(())
+}
+
+/// Asks for the settings of a command. Its own words on what is wrong with them have been passed on.
+pub fn settings(program: &Path, command: &[String]) -> Result<Settings, LaunchError> {
+    let text = ask(program, command, &["--json"])?;
+    let unreadable = |why: String| LaunchError::UnreadableSettings { program: program.to_owned(), why };
+    let map: std::collections::BTreeMap<String, Setting> =
+        serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
+    let output = map.get("output").ok_or_else(|| unreadable("there is no `output`".to_owned()))?;
+    let output = match output.value.as_str() {
+        Some(folder) => PathBuf::from(folder),
+        // A folder named after the run, which only the table shows.
+        None => {
+            let table = String::from_utf8_lossy(&ask(program, command, &[])?).into_owned();
+            let named = named_output(&table, &output.from);
+            named.ok_or_else(|| unreadable("it does not name the output folder".to_owned()))?
+        }
+    };
+    let output = std::path::absolute(&output)
+        .map_err(|source| LaunchError::Output { folder: output.clone(), source })?;
+    let degree = |key: &str| {
+        let setting = map.get(key).filter(|setting| setting.from != "default")?;
+        setting.value.as_u64().and_then(|degree| usize::try_from(degree).ok())
+    };
+    let mesh = Mesh { dp_replicate: degree("dp-replicate"), dp_shard: degree("dp-shard"), pp: degree("pp") };
+    Ok(Settings { output, mesh })
+}
+
+/// The value in the table's line `output  VALUE  FROM`.
+fn named_output(table: &str, from: &str) -> Option<PathBuf> {
+    let line = table.lines().find_map(|line| line.strip_prefix("output ")?.trim().strip_suffix(from))?;
+    Some(line.trim()).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn ask(program: &Path, command: &[String], more: &[&str]) -> Result<Vec<u8>, LaunchError> {
+    let mut asked = Command::new(program);
+    asked.arg("config").args(command).args(more).stdin(Stdio::null());
+    let failed = |why: String| LaunchError::BrokenProgram { program: program.to_owned(), why };
+    let output = asked.output().map_err(|error| failed(error.to_string()))?;
+    match output.status.code() {
+        Some(0) => Ok(output.stdout),
+        Some(2) => {
+            let _ = std::io::stderr().write_all(&output.stderr);
+            Err(LaunchError::Reported)
+        }
+        _ => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(failed(format!("{}: {said}", output.status)))
+        }
+    }
+}
+
+/// The command of a rank.
+pub fn of_rank(program: &Path, command: &[String]) -> Vec<OsString> {
+    std::iter::once(program.into()).chain(command.iter().map(OsString::from)).collect()
+}
+
+/// The newest step in the metrics of a run's folder: a line is written once its step's state is durable.
+pub fn newest_step(output: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(output.join("metrics.jsonl")).ok()?;
+    let step = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64();
+    text.lines().rev().find_map(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_folder_is_read_from_the_table() {
+        let from = "from output-root-dir and the run's name";
+        let table = format!("model   m   flag\noutput  ./a b/run_d1  {from}\noutput-root-dir  x  default\n");
+        assert_eq!(named_output(&table, from), Some("./a b/run_d1".into()));
+        assert_eq!(named_output("output-root-dir  x  default\n", from), None);
+    }
+
+    #[test]
+    fn the_newest_step_is_the_last_whole_line() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(newest_step(folder.path()), None);
+        std::fs::write(folder.path().join("metrics.jsonl"), "{\"step\": 1}\n{\"step\": 2}\n{\"st").unwrap();
+        assert_eq!(newest_step(folder.path()), Some(2));
+    }
+
+    /// Its answers through a script.
+    #[test]
+    fn settings_are_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("gpart-dist");
+        let script = "#!/bin/sh\ncase \"$*\" in *bad*) echo 'error: bad' >&2; exit 2;; *odd*) exit 9;; esac\n\
+                      echo '{\"output\": {\"value\": \"out\", \"from\": \"flag\"}, \"pp\": {\"value\": 2, \
+                      \"from\": \"flag --pp\"}, \"dp-shard\": {\"value\": 1, \"from\": \"default\"}}'\n";
+        std::fs::write(&program, script).unwrap();
+        rustix::fs::chmod(&program, rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+        let ask =
+            |words: &[&str]| settings(&program, &words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+        let found = ask(&["metamath"]).unwrap();
+        assert!(found.output.is_absolute() && found.output.ends_with("out"));
+        assert_eq!(found.mesh, Mesh { pp: Some(2), ..Mesh::default() });
+        assert!(matches!(ask(&["metamath", "bad"]), Err(LaunchError::Reported)));
+        assert!(matches!(ask(&["metamath", "odd"]), Err(LaunchError::BrokenProgram { .. })));
+        assert!(matches!(check_trains(&["doctor".to_owned()]), Err(LaunchError::NotTraining { .. })));
+    }
+}
