@@ -66,9 +66,6 @@ impl Steering {
         log: &LogFile,
     ) -> Result<Option<String>, TrainError> {
         let _ = self.log.set(log.clone());
-        if !config.control {
-            return Ok(None);
-        }
         let hosts: Vec<String> = gathered(comm, comm::host_name().as_bytes());
         let started = match comm.rank() {
             0 => coordinate(config, &hosts),
@@ -134,6 +131,9 @@ fn coordinate(
 ) -> Result<(Option<Endpoint>, Option<Coordinator>), TrainError> {
     if let Some(endpoint) = Endpoint::from_env().map_err(refused)? {
         return Ok((Some(endpoint), None));
+    }
+    if !config.control {
+        return Ok((None, None));
     }
     let name =
         config.output_dir().file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned());

@@ -374,7 +374,9 @@ fn mesh_words(start: &StartInfo) -> Option<String> {
 pub fn show_settings(resolved: &Resolved, json: bool) {
     let rows = config::render(resolved);
     if json {
-        let typed = serde_json::to_value(&resolved.config).unwrap_or_default();
+        let mut typed = serde_json::to_value(&resolved.config).unwrap_or_default();
+        // Where it goes, whether or not that was said.
+        typed["output"] = resolved.config.output_dir().to_string_lossy().into();
         let entry = |row: &config::Row| {
             let value = typed.get(row.key).cloned().unwrap_or_else(|| row.value.clone().into());
             (row.key.to_owned(), serde_json::json!({"value": value, "from": row.origin.to_string()}))

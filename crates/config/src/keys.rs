@@ -426,7 +426,7 @@ static SECTIONS: [Section; 7] = [
                 "true",
                 "With --pp, let stages make a forward more before their first backward: messages hide behind it",
             ),
-            key("control", Kind::Bool, "true", "Let status, watch, checkpoint and stop reach the run"),
+            key("control", Kind::Bool, "true", "Without a launcher: let status, watch, checkpoint and stop reach the run"),
             unset("metrics-listen", Kind::Text, "HOST:PORT of this host to serve Prometheus metrics at, without a launcher"),
             key("memory-check", Kind::Bool, "true", "Refuse a run that the host seems to have too little memory for"),
             key("threads", Kind::Int { min: 1, max: 1024 }, "1", "Compute threads a rank; kept on resume")
