@@ -36,4 +36,5 @@ mod real_shape;
 mod resume;
 mod settings;
 mod stops;
+mod survival;
 mod two_hosts;

@@ -61,6 +61,22 @@ pub fn program() -> PathBuf {
     program
 }
 
+/// `gpart-launch LAUNCH -- metamath …` on the fast settings, in the environment of [`command`].
+pub fn launched(launch: &[&str], output: &Path, more: &[&str]) -> Command {
+    let launcher = program().with_file_name("gpart-launch");
+    assert!(launcher.is_file(), "{} is not there: build it first (`cargo xtask build`)", launcher.display());
+    let plain = command::<&str>(Ranks::Alone, &[]);
+    let mut launched = Command::new(launcher);
+    launched.args(launch).arg("--").args(training_args(output, more)).current_dir(repository());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => launched.env(name, value),
+            None => launched.env_remove(name),
+        };
+    }
+    launched
+}
+
 /// `gpart-dist ARGS`, with an environment in which nothing of a launcher's, OpenMP's, the hub's or ours is set.
 pub fn command<S: AsRef<OsStr>>(ranks: Ranks, args: &[S]) -> Command {
     let mut command = match ranks {

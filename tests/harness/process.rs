@@ -114,6 +114,11 @@ impl Running {
         send(self.child.id() as i32, number);
     }
 
+    /// A signal to a process of this one's.
+    pub fn send_to(&self, pid: i32, number: i32) {
+        send(pid, number);
+    }
+
     /// SIGKILL to one rank.
     pub fn kill_rank(&self, rank: usize) {
         self.send_to_rank(rank, libc::SIGKILL);

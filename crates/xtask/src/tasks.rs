@@ -9,7 +9,7 @@ use crate::setup::{self, Machine};
 use crate::shell::{Failure, Outcome, cargo, display, output_of, run, say};
 use crate::{fuzz, layering, mesh_bench, shell};
 
-/// `cargo xtask build`: the binary, after set-up.
+/// `cargo xtask build`: the binaries, after set-up.
 pub fn build(root: &Path, release: bool) -> Outcome {
     let machine = setup::run(root)?;
     build_binary(root, &machine, release)?;
@@ -20,7 +20,17 @@ pub fn build(root: &Path, release: bool) -> Outcome {
 
 fn build_binary(root: &Path, machine: &Machine, release: bool) -> Outcome {
     let mut command = cargo(root, &machine.environment);
-    command.args(["build", "--package", "cli", "--bin", "gpart-dist"]);
+    command.args([
+        "build",
+        "--package",
+        "cli",
+        "--bin",
+        "gpart-dist",
+        "--package",
+        "launcher",
+        "--bin",
+        "gpart-launch",
+    ]);
     if release {
         command.arg("--release");
     }
