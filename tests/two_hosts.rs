@@ -4,7 +4,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{
-    Hosts, Link, Ranks, Running, command, losses, read_json, scratch, thetas, train, training_args,
+    Hosts, Link, Ranks, Running, checkpoints, command, lines_so_far, losses, read_json, scratch, thetas,
+    train, training_args,
 };
 
 /// Between two cities: 50 ms there and back, 1 Gb/s.
@@ -54,6 +55,33 @@ fn the_same_bits_as_on_one_rank() {
     assert_eq!(thetas(&apart).len(), 6, "every step is there");
     assert_eq!(thetas(&apart), thetas(&alone));
     assert_eq!(losses(&apart), losses(&alone));
+}
+
+/// A host that does not share the first one's disk has a copy; when the first one's is lost, the run goes on from there.
+#[test]
+#[ignore = "slow, and makes network namespaces, which takes root"]
+fn a_lost_disk_takes_no_run_along() {
+    let Some(hosts) = Hosts::start(LINE) else { return };
+    let folder = scratch();
+    let [shared, own, alone] = ["disk", "disk-of-the-second", "alone"].map(|name| folder.path().join(name));
+    [&shared, &own].into_iter().for_each(|disk| std::fs::create_dir(disk).unwrap());
+    hosts.give_second_its_own(&shared, &own);
+    let flags = ["--max-steps", "12", "--save-steps", "100"];
+    train(Ranks::Alone, &alone, &flags);
+    let output = shared.join("run");
+    let ranked = command(Ranks::Alone, &training_args(&output, &flags));
+    let mut running = Running::start(hosts.mpirun(&[], &ranked));
+    assert!(running.until(|| lines_so_far(&output) >= 5), "it was to be killed before its end");
+    running.kill();
+    let copy = own.join("run");
+    let copied = lines_so_far(&copy);
+    assert!(copied >= 4, "the copy has {copied} steps");
+    assert!(!checkpoints(&copy).is_empty());
+    std::fs::remove_dir_all(&output).unwrap();
+    let outcome = Running::start(hosts.mpirun(&[], &ranked)).finish().expect_code(0);
+    outcome.expect_text("resumed after step");
+    assert_eq!(thetas(&output), thetas(&alone));
+    assert_eq!(thetas(&copy), thetas(&alone));
 }
 
 /// Two hosts far apart need little more for θ's gradient than the line takes for its bytes.

@@ -112,6 +112,23 @@ fn ask(program: &Path, command: &[String], more: &[&str]) -> Result<Vec<u8>, Lau
     }
 }
 
+/// What a rank needs by the plan, part by part, as `gpart-dist plan` prints it; none where it cannot say.
+pub fn memory_of_a_rank(program: &Path, command: &[String], ranks: usize) -> Option<String> {
+    let mut asked = Command::new(program);
+    asked.arg("plan").args(command).args(["--ranks", &ranks.to_string()]).stdin(Stdio::null());
+    let output = asked.stderr(Stdio::null()).output().ok()?;
+    memory_section(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// The section of a plan that begins so, up to the next one.
+fn memory_section(plan: &str) -> Option<String> {
+    const TITLE: &str = "Memory of a rank";
+    let mut lines = plan.lines().skip_while(|line| *line != TITLE);
+    let title = lines.next()?;
+    let section: Vec<&str> = lines.take_while(|line| line.starts_with(' ')).collect();
+    (!section.is_empty()).then(|| format!("{title} by the plan\n{}", section.join("\n")))
+}
+
 /// The command of a rank.
 pub fn of_rank(program: &Path, command: &[String]) -> Vec<OsString> {
     std::iter::once(program.into()).chain(command.iter().map(OsString::from)).collect()
@@ -127,6 +144,14 @@ pub fn newest_step(output: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_plan_of_a_ranks_memory_is_cut_out() {
+        let plan = "Steps\n  all  3\nMemory of a rank\n  weights  3 MiB\n    inside  1 MiB\n  peak  4 MiB\nBytes\n  x\n";
+        let section = "Memory of a rank by the plan\n  weights  3 MiB\n    inside  1 MiB\n  peak  4 MiB";
+        assert_eq!(memory_section(plan).as_deref(), Some(section));
+        assert_eq!((memory_section("Steps\n"), memory_section("Memory of a rank\n")), (None, None));
+    }
 
     #[test]
     fn a_named_folder_is_read_from_the_table() {

@@ -283,7 +283,15 @@ impl Supervisor<'_> {
     fn explain(&self) {
         let ending = self.attempts.last().map(|attempt| &attempt.ending);
         if let Some(ending) = ending.filter(|ending| ending.cause == Cause::OutOfMemory) {
-            report::note(&format!("{ending}, by the kernel; hint: {}", hint(ending)));
+            let status = self.coordinator.status();
+            let seat = status.ranks.iter().find(|seat| Some(seat.rank) == ending.rank);
+            let most = seat.and_then(|seat| seat.memory_peak_bytes).map_or(String::new(), |bytes| {
+                format!("; the most it was seen with: {:.2} GiB", bytes as f64 / f64::from(1 << 30))
+            });
+            let ranks = self.attempts.last().map_or(self.places.ranks, |attempt| attempt.ranks);
+            let parts = program::memory_of_a_rank(&self.program, &self.command, ranks);
+            let parts = parts.map_or(String::new(), |parts| format!("\n{parts}"));
+            report::note(&format!("{ending}, by the kernel{most}; hint: {}{parts}", hint(ending)));
         }
     }
 

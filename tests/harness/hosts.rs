@@ -64,8 +64,14 @@ impl Hosts {
             }
         };
         hosts.relay = Some(Relay::start(ends.try_into().unwrap(), link));
-        hosts.write_agent();
+        hosts.write_agent("--uts", "");
         Some(hosts)
+    }
+
+    /// What the second host sees as `folder` is `own` from now on: a disk that the first one does not share.
+    pub fn give_second_its_own(&self, folder: &Path, own: &Path) {
+        let mount = format!("mount --bind {} {} && ", own.display(), folder.display());
+        self.write_agent("--uts --mount", &mount);
     }
 
     /// `PROGRAM`, still without arguments, on one of the hosts: 0 or 1.
@@ -116,13 +122,14 @@ impl Hosts {
         self.folder.path().join("agent")
     }
 
-    /// Writes what stands for `ssh`: it is called with an address and a command line for the shell there.
-    fn write_agent(&self) {
+    /// Writes what stands for `ssh`: it is called with an address and a command line for the shell there. A rank runs in
+    /// `namespaces` of its own, after `first` was done there.
+    fn write_agent(&self, namespaces: &str, first: &str) {
         let [a, b] = &self.names;
         let [_, address] = ADDRESSES;
         let script = format!(
             "#!/bin/sh\ncase $1 in {address}) host={b} ;; *) host={a} ;; esac\nshift\n\
-             exec ip netns exec \"$host\" unshare --uts sh -c 'hostname \"$0\" && eval \"$*\"' \"$host\" \"$@\"\n"
+             exec ip netns exec \"$host\" unshare {namespaces} sh -c '{first}hostname \"$0\" && eval \"$*\"' \"$host\" \"$@\"\n"
         );
         std::fs::write(self.agent(), script).unwrap();
         std::fs::set_permissions(self.agent(), std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -127,11 +127,8 @@ impl Running {
     /// A signal to one rank.
     pub fn send_to_rank(&self, rank: usize, number: i32) {
         let wanted = format!("OMPI_COMM_WORLD_RANK={rank}");
-        let is_wanted = |pid: &&i32| {
-            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|b| *b == 0).any(|entry| entry == wanted.as_bytes())
-        };
         let ranks = self.rank_processes();
+        let is_wanted = |pid: &&i32| has_variable(**pid, |entry| entry == wanted.as_bytes());
         let pid = *ranks.iter().find(is_wanted).unwrap_or_else(|| panic!("no rank {rank} among {ranks:?}"));
         send(pid, number);
     }
@@ -143,6 +140,13 @@ impl Running {
             std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe: PathBuf| exe == program)
         };
         tree(self.child.id() as i32).into_iter().filter(runs_it).collect()
+    }
+
+    /// Those of them that mpirun has started.
+    pub fn mpi_ranks(&self) -> Vec<i32> {
+        let mut ranks = self.rank_processes();
+        ranks.retain(|pid| has_variable(*pid, |entry| entry.starts_with(b"OMPI_COMM_WORLD_RANK=")));
+        ranks
     }
 
     fn kill_tree(&mut self) {
@@ -182,6 +186,12 @@ pub fn wait_until_gone(pids: &[i32]) {
         assert!(started.elapsed() < HANGS, "process {pid} does not end");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Whether a process was started with such a variable, `NAME=value`.
+fn has_variable(pid: i32, is_wanted: impl Fn(&[u8]) -> bool) -> bool {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(is_wanted)
 }
 
 fn signal(pid: i32) {
