@@ -88,6 +88,12 @@ impl Attempt {
         Ok(Self { guardian, lifeline, readers, words, _started: started })
     }
 
+    /// Whether a rank's end was told of, so that all others end as well.
+    pub fn is_breaking_up(&self) -> bool {
+        let words = lock(&self.words);
+        !words.killed.is_empty() || words.exited.is_some() || !words.lost_hosts.is_empty()
+    }
+
     /// Ends the ranks: politely, and soon by force.
     pub fn end(&mut self) {
         self.lifeline = None;

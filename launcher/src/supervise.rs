@@ -21,6 +21,8 @@ use crate::{hosts, leftovers, report, signals};
 
 /// Between looks at the ranks and the coordinator.
 const LOOK: Duration = Duration::from_millis(100);
+/// So long mpirun may take to end after it told of a rank's end.
+const BREAK_UP: Duration = Duration::from_secs(10);
 /// What went wrong may need a moment to pass; more of them each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -127,7 +129,7 @@ impl Supervisor<'_> {
         let mut kills = KillsBefore::now();
         let started = self.backend.start(&job)?;
         let mut attempt = Attempt::start(started, &self.backend, &values, self.view)?;
-        let (mut hang, mut at_once) = (None, false);
+        let (mut hang, mut at_once, mut broken_since) = (None, false, None::<Instant>);
         let code = loop {
             if let Some(code) = attempt.poll() {
                 break code;
@@ -138,6 +140,11 @@ impl Supervisor<'_> {
             }
             // What the end of ranks looks like from the outside is no news.
             tell_findings(events, hang.is_none() && !at_once);
+            // Open MPI's mpirun may wait for ever for a rank that was killed while it registered.
+            if attempt.is_breaking_up() && broken_since.get_or_insert_with(Instant::now).elapsed() > BREAK_UP
+            {
+                attempt.end();
+            }
             if hang.is_none()
                 && !at_once
                 && let Some(finding) = self.overdue()
