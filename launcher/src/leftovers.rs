@@ -139,6 +139,14 @@ mod tests {
         rustix::fs::chmod(&used, rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
         std::fs::File::options().append(true).open(&used).unwrap().set_modified(old).unwrap();
         let mut user_of_it = std::process::Command::new(&used).arg("60").spawn().unwrap();
+        // On a busy machine it may take a moment until it is the program.
+        let maps = format!("/proc/{}/maps", user_of_it.id());
+        let begun = std::time::Instant::now();
+        let is_mapped = || std::fs::read_to_string(&maps).is_ok_and(|maps| maps.contains("vader_segment"));
+        while !is_mapped() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it does not begin");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         assert_eq!(segments(shared.path(), "here", user), 1);
         assert!(!unused.exists() && young.exists() && foreign.exists() && used.exists());
         user_of_it.kill().unwrap();
