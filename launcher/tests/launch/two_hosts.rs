@@ -196,3 +196,51 @@ fn a_loopback_coordinator_is_refused() {
     running.finish().expect_code(2).expect_text("could not reach it").expect_text("hint: ");
     assert!(!scratch.output().exists());
 }
+
+/// The manifest for Kubernetes, with the launcher's command and environment as they stand there. What a cluster gives is
+/// played: the operator's list of workers, ssh between them, the image's programs on PATH.
+#[test]
+fn the_manifests_command_runs_on_two_hosts() {
+    let scratch = Scratch::new();
+    let Some(hosts) = Hosts::new(&scratch) else { return };
+    let image = scratch.path().join("image");
+    std::fs::create_dir(&image).unwrap();
+    std::fs::copy(crate::harness::launcher(), image.join("gpart-launch")).unwrap();
+    std::fs::copy(crate::harness::stand_in(), image.join("gpart-dist")).unwrap();
+    let (list, output) = (scratch.path().join("hostfile"), scratch.output());
+    std::fs::write(&list, ADDRESSES.map(|address| format!("{address} slots=1\n")).concat()).unwrap();
+    let mut printed = Command::new(image.join("gpart-launch"));
+    printed.args([
+        "kubernetes",
+        "--image",
+        "r/g:1",
+        "--workers",
+        "2",
+        "--gpus-per-worker",
+        "1",
+        "--claim",
+        "mine",
+    ]);
+    let printed = printed.args(["--", "metamath", "--output"]).arg(&output).output().unwrap();
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    let manifest: serde_json::Value = serde_norway::from_slice(&printed.stdout).unwrap();
+    let pod = &manifest["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0];
+    let words = |key: &str| -> Vec<String> {
+        let words = pod[key].as_array().unwrap().iter();
+        words
+            .map(|word| word.as_str().unwrap().replace("/etc/mpi/hostfile", list.to_str().unwrap()))
+            .collect()
+    };
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &hosts.names[0], "unshare", "--uts", "sh", "-c"]);
+    command.args(["hostname \"$0\" && exec \"$@\"", &hosts.names[0]]);
+    command.args(words("command")).args(words("args"));
+    for variable in pod["env"].as_array().unwrap() {
+        command.env(variable["name"].as_str().unwrap(), variable["value"].as_str().unwrap());
+    }
+    command.env("PATH", format!("{}:{}", image.display(), std::env::var("PATH").unwrap()));
+    command.env("OMPI_MCA_plm_rsh_agent", &hosts.agent).env("OMPI_MCA_oob_tcp_if_include", "cable");
+    let outcome = Running::start(command).finish().expect_code(0);
+    outcome.expect_text("2 ranks on 2 hosts").expect_text("[rank 1] hello of 1 of 2");
+    assert!(scratch.steps() > 0);
+}
