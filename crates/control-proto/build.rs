@@ -1,12 +1,13 @@
 //! Generates the messages and services from `proto/`, without `protoc`.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    // Asked at run time: a script built in one checkout may run in another that shares its target folder.
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
     let files = protox::compile(["gpart/control/v1/control.proto"], [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
