@@ -89,7 +89,7 @@ struct Current {
 
 /// One NCCL communicator.
 pub(super) struct Lane {
-    library: &'static Library,
+    nccl: &'static Library,
     comm: Comm,
     stream: Stream,
     outgoing: Staging,
@@ -106,7 +106,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// A lane whose ranks are on their way to each other.
-    pub(super) fn open(library: &'static Library, what_for: Use, meeting: Meeting) -> Result<Self, String> {
+    pub(super) fn open(nccl: &'static Library, what_for: Use, meeting: Meeting) -> Result<Self, String> {
         let (rank, ranks) = match what_for {
             Use::Together { rank, ranks } => (rank, ranks),
             Use::Outgoing => (0, 2),
@@ -115,7 +115,7 @@ impl Lane {
         // A direction that is never used needs no memory to speak of.
         let length = |unused| if what_for == unused { PIECE_ALIGNMENT } else { STAGING };
         let mut lane = Self {
-            library,
+            nccl,
             comm: std::ptr::null_mut(),
             stream: Stream::new()?,
             outgoing: Staging::new(length(Use::Incoming))?,
@@ -139,7 +139,7 @@ impl Lane {
         let mut config = Config::non_blocking();
         let (ranks, rank) = (self.ranks as c_int, self.rank as c_int);
         // SAFETY: places for the communicator and the settings, which NCCL copies.
-        let result = unsafe { (self.library.call.init)(&mut self.comm, ranks, *id, rank, &mut config) };
+        let result = unsafe { (self.nccl.call.init)(&mut self.comm, ranks, *id, rank, &mut config) };
         self.state = State::Starting;
         self.accepted(result)
     }
@@ -211,7 +211,7 @@ impl Lane {
                 let is_over = self.is_settled()?;
                 if is_over {
                     // SAFETY: finalised, destroyed once, and never used again.
-                    unsafe { (self.library.call.destroy)(self.comm) };
+                    unsafe { (self.nccl.call.destroy)(self.comm) };
                     self.comm = std::ptr::null_mut();
                 }
                 Ok(is_over)
@@ -250,7 +250,7 @@ impl Lane {
             return Ok(false);
         }
         // SAFETY: the communicator is alive and has no work left.
-        let result = unsafe { (self.library.call.finalize)(self.comm) };
+        let result = unsafe { (self.nccl.call.finalize)(self.comm) };
         self.accepted(result)?;
         self.state = State::Closing;
         Ok(true)
@@ -293,7 +293,7 @@ impl Lane {
     }
 
     fn launch(&self, kind: Kind, length: usize) -> c_int {
-        let call = &self.library.call;
+        let call = &self.nccl.call;
         let (outgoing, incoming) = (self.outgoing.device(), self.incoming.device());
         let (comm, stream) = (self.comm, self.stream.raw());
         let other = 1 - self.rank.min(1) as c_int;
@@ -353,7 +353,7 @@ impl Lane {
     fn is_settled(&self) -> Result<bool, String> {
         let mut state = SUCCESS;
         // SAFETY: the communicator is alive; a place for the answer.
-        let asked = unsafe { (self.library.call.async_error)(self.comm, &mut state) };
+        let asked = unsafe { (self.nccl.call.async_error)(self.comm, &mut state) };
         self.accepted(asked)?;
         self.accepted(state)?;
         Ok(state == SUCCESS)
@@ -362,7 +362,7 @@ impl Lane {
     fn accepted(&self, result: c_int) -> Result<(), String> {
         match result {
             SUCCESS | IN_PROGRESS => Ok(()),
-            error => Err(self.library.words(error)),
+            error => Err(self.nccl.words(error)),
         }
     }
 
@@ -370,7 +370,7 @@ impl Lane {
     pub(super) fn abort(self) {
         if !self.comm.is_null() {
             // SAFETY: alive, aborted once, and never used again.
-            unsafe { (self.library.call.abort)(self.comm) };
+            unsafe { (self.nccl.call.abort)(self.comm) };
         }
         std::mem::forget(self);
     }

@@ -44,22 +44,15 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Starts the thread and takes up the device on it.
-    pub(super) fn start(library: &'static Library, device: usize, alarm: Alarm) -> Result<Self, String> {
+    pub(super) fn start(nccl: &'static Library, device: usize, alarm: Alarm) -> Result<Self, String> {
         let (commands, inbox) = channel();
         let (started, outcome) = channel();
         let serve = move || match Device::take(device) {
             Err(error) => drop(started.send(Err(error))),
             Ok(device) => {
                 let _ = started.send(Ok(()));
-                Server {
-                    inbox,
-                    library,
-                    lanes: BTreeMap::new(),
-                    opened: BTreeMap::new(),
-                    watch: None,
-                    alarm,
-                }
-                .run();
+                Server { inbox, nccl, lanes: BTreeMap::new(), opened: BTreeMap::new(), watch: None, alarm }
+                    .run();
                 // After the lanes, whose memory is in its context.
                 drop(device);
             }
@@ -131,7 +124,7 @@ impl Drop for Worker {
 
 struct Server {
     inbox: Receiver<Command>,
-    library: &'static Library,
+    nccl: &'static Library,
     lanes: BTreeMap<LaneId, Lane>,
     /// Who waits for a lane's start.
     opened: BTreeMap<LaneId, Sender<Result<(), String>>>,
@@ -174,7 +167,7 @@ impl Server {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Open { id, what_for, meeting, opened } => {
-                match Lane::open(self.library, what_for, meeting) {
+                match Lane::open(self.nccl, what_for, meeting) {
                     Ok(lane) => {
                         self.lanes.insert(id, lane);
                         self.opened.extend(opened.map(|sender| (id, sender)));
@@ -192,8 +185,8 @@ impl Server {
             Command::UniqueId(sender) => {
                 let mut id = Box::new(UniqueId([0; UniqueId::LENGTH]));
                 // SAFETY: a place for the answer.
-                let result = unsafe { (self.library.call.get_unique_id)(&mut *id) };
-                let _ = sender.send(if result == SUCCESS { Ok(id) } else { Err(self.library.words(result)) });
+                let result = unsafe { (self.nccl.call.get_unique_id)(&mut *id) };
+                let _ = sender.send(if result == SUCCESS { Ok(id) } else { Err(self.nccl.words(result)) });
             }
             Command::Watch { own, peers } => self.watch = Some((own, peers)),
             Command::Close(ids) => ids.iter().for_each(|id| {
