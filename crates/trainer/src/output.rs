@@ -344,7 +344,10 @@ pub(crate) fn open(
     observe: Observer<'_>,
 ) -> Result<Opened, TrainError> {
     let wanted = Wanted { identity, total_steps };
-    copies::bring_home(wanted, comm)?;
+    let hosts = copies::Hosts::of(comm);
+    if let Some(hosts) = hosts {
+        copies::bring_home(hosts, wanted, comm)?;
+    }
     let mut output = None;
     let bytes = from_first(comm, || {
         let (opened, state) = Output::open(identity, total_steps, observe)?;
@@ -353,14 +356,22 @@ pub(crate) fn open(
     })?;
     let parsed = match bytes.is_empty() {
         true => Ok(None),
-        false => State::parse(&bytes).map(Some).map_err(|reason| {
-            let path = PathBuf::from("the state broadcast by rank 0");
-            checkpoint::CheckpointError::Damaged { path, reason }.into()
-        }),
+        false => parse_sent(&bytes, 0).map(Some),
     };
     let state = agree(comm, parsed)?;
-    let copy = copies::open(wanted, state.as_ref(), comm)?;
+    let copy = match hosts {
+        Some(hosts) => copies::open(hosts, wanted, state.as_ref(), comm)?,
+        None => None,
+    };
     Ok(Opened { output, copy, state })
+}
+
+/// A state that came from another rank.
+fn parse_sent(bytes: &[u8], rank: usize) -> Result<State, TrainError> {
+    State::parse(bytes).map_err(|reason| {
+        let path = PathBuf::from(format!("the state broadcast by rank {rank}"));
+        checkpoint::CheckpointError::Damaged { path, reason }.into()
+    })
 }
 
 /// The states of the run of these settings.

@@ -192,13 +192,17 @@ impl Run<'_, '_> {
             || step == self.inputs.schedule.total_steps()
             || wishes.checkpoint
             || wishes.stop;
-        let state = (due || config.checkpoint_window > 0).then(|| StepState {
+        let records_here = self.output.is_some() || self.copy.is_some();
+        let state = (records_here && (due || config.checkpoint_window > 0)).then(|| StepState {
             vectors: self.engine.vectors(),
             meta: self.meta(),
             kept: if due { Kept::Permanent } else { Kept::Rolling },
         });
-        let copied = self.copy.as_mut().map_or(Ok(()), |copy| copy.records.record(metrics, state.clone()));
-        let recorded = copied.and_then(|()| with(&mut self.output, |output| output.record(metrics, state)));
+        // A rank has the folder or a copy, never both.
+        let recorded = match &mut self.copy {
+            Some(copy) => copy.records.record(metrics, state),
+            None => with(&mut self.output, |output| output.record(metrics, state)),
+        };
         let saved = recorded.and_then(|()| if due { self.save() } else { Ok(()) });
         agree(self.engine.parts.comm, saved)?;
         let durable_step = records(&mut self.output, &mut self.copy).map(|records| records.durable_step());

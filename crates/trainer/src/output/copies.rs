@@ -11,7 +11,8 @@ use config::Resume;
 use super::decide::{Wanted, state_to_resume};
 use super::records::Records;
 use super::{
-    HELD_OUT_FILE, HeldOutLine, METRICS_FILE, RUN_FILE, append_held_out, lock, make_folder, store_of,
+    HELD_OUT_FILE, HeldOutLine, METRICS_FILE, RUN_FILE, append_held_out, lock, make_folder, parse_sent,
+    store_of,
 };
 use crate::TrainError;
 use crate::agree::{agree, from_first};
@@ -33,23 +34,39 @@ impl HostCopy {
     }
 }
 
-/// The first rank of each host, by rank.
-fn leaders(comm: &dyn Communicator) -> Vec<bool> {
-    let hosts = comm.all_gather(comm::host_name().as_bytes());
-    (0..hosts.len()).map(|rank| hosts.iter().position(|host| *host == hosts[rank]) == Some(rank)).collect()
+/// Where there is more than one host.
+#[derive(Clone, Copy)]
+pub(crate) struct Hosts {
+    /// This rank is the first one of its host.
+    leads: bool,
+}
+
+impl Hosts {
+    /// Collective. None where all ranks are on one host.
+    pub(crate) fn of(comm: &dyn Communicator) -> Option<Self> {
+        if comm.size() == 1 {
+            return None;
+        }
+        let hosts: Vec<usize> = comm::places(comm).iter().map(|place| place.host_number).collect();
+        let first = hosts.iter().position(|host| *host == hosts[comm.rank()]);
+        hosts.iter().any(|host| *host != hosts[0]).then_some(Self { leads: first == Some(comm.rank()) })
+    }
 }
 
 /// Collective. Where another host has a newer state of this run than rank 0's folder, that gets the files. With
 /// `--resume auto` only: another choice names its state itself.
-pub(crate) fn bring_home(wanted: Wanted<'_>, comm: &dyn Communicator) -> Result<(), TrainError> {
+pub(crate) fn bring_home(
+    hosts: Hosts,
+    wanted: Wanted<'_>,
+    comm: &dyn Communicator,
+) -> Result<(), TrainError> {
     let config = &wanted.identity.config;
-    if comm.size() == 1 || config.resume != Resume::Auto {
+    if config.resume != Resume::Auto {
         return Ok(());
     }
     let (folder, store) = (config.output_dir(), store_of(config));
-    let leads = leaders(comm)[comm.rank()];
     // A folder of another run counts as none: rank 0 says so when it opens its own, and elsewhere it is refused then.
-    let newest = match leads {
+    let newest = match hosts.leads {
         true => state_to_resume(&folder, &store, wanted, &|_| ()).ok().flatten(),
         false => None,
     };
@@ -75,7 +92,8 @@ pub(crate) fn bring_home(wanted: Wanted<'_>, comm: &dyn Communicator) -> Result<
         }
         make_folder(&folder)?;
         let _lock = lock(&folder)?;
-        save_state(&state, &store)?;
+        let state = parse_sent(&state, best)?;
+        store.save(StateRef::from(&state), Kept::Permanent)?;
         // The file that says whose folder it is comes last.
         write_files(&folder, &files)
     };
@@ -85,18 +103,15 @@ pub(crate) fn bring_home(wanted: Wanted<'_>, comm: &dyn Communicator) -> Result<
 /// Collective. Makes a copy on every host that does not see rank 0's folder, on its first rank; `state` is what the run goes
 /// on from.
 pub(crate) fn open(
+    hosts: Hosts,
     wanted: Wanted<'_>,
     state: Option<&State>,
     comm: &dyn Communicator,
 ) -> Result<Option<HostCopy>, TrainError> {
     let config = &wanted.identity.config;
     let folder = config.output_dir();
-    let leads = leaders(comm);
-    if leads.iter().filter(|leads| **leads).count() == 1 {
-        return Ok(None);
-    }
     let probe = probe(&folder, comm)?;
-    let wants = leads[comm.rank()] && comm.rank() != 0 && !probe.exists();
+    let wants = hosts.leads && comm.rank() != 0 && !probe.exists();
     let wanting = comm.all_gather(&[u8::from(wants)]);
     if comm.rank() == 0 {
         // One that stays is cleared away with what killed writers leave.
@@ -144,13 +159,6 @@ fn probe(folder: &Path, comm: &dyn Communicator) -> Result<PathBuf, TrainError> 
         Ok(name.into_bytes())
     })?;
     Ok(folder.join(String::from_utf8_lossy(&name).as_ref()))
-}
-
-fn save_state(bytes: &[u8], store: &checkpoint::Store) -> Result<(), TrainError> {
-    let damaged = |reason| CheckpointError::Damaged { path: "a state from another host".into(), reason };
-    let state = State::parse(bytes).map_err(damaged)?;
-    store.save(StateRef::from(&state), Kept::Permanent)?;
-    Ok(())
 }
 
 fn write_files(folder: &Path, files: &[Vec<u8>]) -> Result<(), TrainError> {

@@ -17,7 +17,6 @@ use crate::{StepMetrics, TrainError};
 const METRICS_KEY: &str = "metrics";
 
 /// The state after a step, to be written.
-#[derive(Clone)]
 pub(crate) struct StepState {
     pub vectors: Arc<Vectors>,
     /// Settings, fingerprints and what else is to be known when it is read.
