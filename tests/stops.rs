@@ -80,6 +80,28 @@ fn every_step_has_its_state_for_a_while() {
     assert_eq!(names("3"), ["step-00000007.rolling.ckpt", "step-00000008.ckpt", "step-00000009.ckpt"]);
 }
 
+/// Starts again from states of the window leave no adapters of theirs, which would push out those that are to stay.
+#[test]
+fn restarts_push_no_adapter_out() {
+    let folder = scratch();
+    let output = folder.path().join("output");
+    let killed_at = |steps: usize, save_steps: &str| {
+        let flags = ["--max-steps", "60", "--save-steps", save_steps, "--save-total-limit", "2"];
+        let mut running = Running::start(training(Ranks::Alone, &output, &flags));
+        assert!(running.until(|| lines_so_far(&output) >= steps), "it was to be killed before its end");
+        running.kill();
+        let adapter = |step: &usize| output.join(format!("checkpoint-{step}")).exists();
+        (1..=60).filter(adapter).collect::<Vec<usize>>()
+    };
+    killed_at(9, "4");
+    // From here on no step is due. The first start may still make up for an adapter that the kill kept back.
+    let kept = killed_at(15, "100");
+    assert!(kept.len() >= 2, "{kept:?}");
+    for steps in [21, 27, 33] {
+        assert_eq!(killed_at(steps, "100"), kept);
+    }
+}
+
 /// Preloaded, a library of ours makes every flush take 300 ms.
 fn slow_disk() -> PathBuf {
     let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("slow-disk-{}.so", std::process::id()));

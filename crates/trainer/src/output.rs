@@ -89,6 +89,8 @@ pub(crate) struct Output {
     /// Loss of the last line of the metrics.
     final_loss: Option<f64>,
     tensorboard: Option<EventFile>,
+    /// The state that this start goes on from stays.
+    from_permanent: bool,
     /// The run had come to its end before this start, which goes on from there.
     finished: bool,
     /// Held for as long as the process lives; the system lets go of it when it dies.
@@ -135,15 +137,30 @@ impl Output {
             observe(Event::Warning(text));
         }
         let held_out = keep_until(&folder.join(HELD_OUT_FILE), step)?;
+        let from_permanent = store.path_of(step, Kept::Permanent).exists();
         let (records, last) = Records::open(&folder, store, state.as_ref(), config.d)?;
         let final_loss = last.map(|metrics| metrics.loss);
-        let this = Self { folder, records, held_out, final_loss, tensorboard, finished, _lock: lock };
+        let this = Self {
+            folder,
+            records,
+            held_out,
+            final_loss,
+            tensorboard,
+            from_permanent,
+            finished,
+            _lock: lock,
+        };
         Ok((this, state))
     }
 
     /// The folder.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Whether the state that this start went on from is one that stays, with its adapter.
+    pub(crate) fn began_at_one_that_stays(&self) -> bool {
+        self.from_permanent
     }
 
     /// The loss of the run's last step so far.

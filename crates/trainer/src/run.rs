@@ -257,8 +257,9 @@ impl Run<'_, '_> {
     /// checkpoint and the held-out loss that was due.
     fn before_training(&mut self) -> Result<(), TrainError> {
         if self.engine.step > 0 {
-            // Nor may a state stay without its adapter.
-            agree(self.engine.parts.comm, self.save_adapter())?;
+            // Nor may a state that stays be without its adapter.
+            let lacks = self.output.as_ref().is_some_and(|output| output.began_at_one_that_stays());
+            agree(self.engine.parts.comm, if lacks { self.save_adapter() } else { Ok(()) })?;
             return self.held_out_if_due();
         }
         self.held_out()?;
