@@ -62,3 +62,15 @@ pub fn free_bytes(folder: &Path) -> Option<u64> {
     let facts = rustix::fs::statvfs(there.unwrap_or(Path::new("."))).ok()?;
     Some(facts.f_bavail.saturating_mul(facts.f_frsize))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_not_there_yet_has_the_space_of_its_parent() {
+        for folder in ["/no/such/folder", "no/such/folder"] {
+            assert!(free_bytes(Path::new(folder)).is_some_and(|bytes| bytes > 0), "{folder}");
+        }
+    }
+}

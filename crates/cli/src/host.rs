@@ -29,14 +29,6 @@ pub fn own_memory() -> Option<(u64, u64)> {
     Some((entry(&status, "VmRSS:")?, entry(&status, "VmHWM:")?))
 }
 
-/// Bytes that may still be written beside or under `path`, which need not exist.
-pub fn free_disk(path: &Path) -> Option<u64> {
-    let path = std::path::absolute(path).ok()?;
-    let existing = path.ancestors().find(|folder| folder.exists())?;
-    let space = rustix::fs::statvfs(existing).ok()?;
-    Some(space.f_bavail.saturating_mul(space.f_frsize))
-}
-
 /// A line of `/proc/meminfo`, in bytes.
 fn entry(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -88,10 +80,5 @@ mod tests {
     #[test]
     fn this_process_has_memory_and_had_more() {
         assert!(own_memory().is_some_and(|(now, peak)| 0 < now && now <= peak));
-    }
-
-    #[test]
-    fn a_folder_that_is_not_there_yet_has_the_space_of_its_parent() {
-        assert!(free_disk(Path::new("/no/such/folder")).is_some_and(|bytes| bytes > 0));
     }
 }

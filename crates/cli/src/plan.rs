@@ -133,7 +133,7 @@ fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
         },
         host: Host {
             available_memory: args.host_memory.map(|gib| (gib * GIB) as u64).or_else(host::available_memory),
-            free_disk: host::free_disk(&config.output_dir()),
+            free_disk: checkpoint::free_bytes(&config.output_dir()),
             cores: args.cores.or_else(|| std::thread::available_parallelism().ok().map(|n| n.get() as u64)),
         },
         speed: match (args.tokens_per_second, args.tflops) {

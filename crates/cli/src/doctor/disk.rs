@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::host;
-
 const LARGE: usize = 64 << 20;
 /// A state of 524,288 numbers: 12 bytes each.
 const STATE: usize = 6 << 20;
@@ -41,7 +39,7 @@ pub fn check(folder: &Path, quick: bool) -> Disk {
     let mut disk = Disk {
         folder: folder.to_owned(),
         file_system: file_system(&existing),
-        free: host::free_disk(&existing),
+        free: checkpoint::free_bytes(&existing),
         tried: existing,
         write_speed: None,
         state_seconds: None,
