@@ -73,6 +73,7 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "eval", may_use: &["model"], may_name: LIBTORCH, ..LIBRARY },
     Member { name: "checkpoint", ..LIBRARY },
     Member { name: "config", ..LIBRARY },
+    Member { name: "scoring", ..LIBRARY },
     Member { name: "synthetic", ..LIBRARY },
     Member { name: "control-proto", may_name: GRPC, ..LIBRARY },
     Member { name: "control-plane", may_use: &["control-proto"], may_name: GRPC, ..LIBRARY },
@@ -87,7 +88,7 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "cli", may_use: CLI_USES, may_name: LIBTORCH, may_print: true, ..LIBRARY },
     Member {
         name: "fuzz",
-        may_use: &["adapter", "checkpoint", "config", "data", "hub", "merge", "model", "partition"],
+        may_use: &["adapter", "checkpoint", "config", "data", "hub", "merge", "model", "partition", "scoring"],
         // For its build script alone, as in `merge`.
         may_name: LIBTORCH,
         may_print: true,
