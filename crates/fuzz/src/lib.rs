@@ -19,6 +19,7 @@ mod dataset;
 mod hubs;
 mod merges;
 mod models;
+mod scores;
 mod scratch;
 mod settings;
 mod show;
@@ -65,6 +66,8 @@ pub const TARGETS: &[Target] = &[
     Target::new("rows_json", dataset::rows_json),
     Target::new("rows_parquet", dataset::rows_parquet).of_large_pages(),
     Target::new("run_settings", settings::of_a_run),
+    Target::new("score_lines", scores::lines),
+    Target::new("score_verdict", scores::verdict),
     Target::new("template", dataset::template),
     Target::new("token_cache", dataset::token_cache),
     Target::new("tokenizer", tokenizers::vocabulary),

@@ -289,7 +289,7 @@ mod tests {
         check(
             "{\"a\": 1",
             "input::scoring_json",
-            "line 3 is not JSON: EOF while parsing an object at column 7",
+            "line 3 is not JSON: EOF while parsing an object at column 0",
         );
         check("[1, 2]", "input::scoring_json", "line 3 is no JSON object but a list of 2");
         check("18", "input::scoring_json", "line 3 is no JSON object but 18");

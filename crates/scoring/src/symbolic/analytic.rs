@@ -164,7 +164,8 @@ fn whole_power(base: Value, exponent: i32) -> Option<Value> {
 fn power(base: Value, exponent: Value) -> Option<Value> {
     let (base, exponent) = (finite(base)?, finite(exponent)?);
     if base.at.norm() <= ROUNDING * base.size {
-        let is_positive = exponent.at.re > 0.0;
+        // 0 to a power that is not known stays what it is.
+        let is_positive = exponent.at.im == 0.0 && exponent.at.re > 0.0;
         return if is_positive { checked(Complex64::ZERO, base.size.powf(exponent.at.re)) } else { None };
     }
     let is_real = base.at.im == 0.0 && exponent.at.im == 0.0;

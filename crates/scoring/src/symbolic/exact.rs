@@ -57,8 +57,8 @@ impl Field {
 
 /// Whether the two are the same function; none where that cannot be decided here.
 pub(super) fn agree(a: &Expression, b: &Expression, fuel: &Fuel) -> Option<bool> {
-    for index in 0..PRIMES.len() {
-        let point = Point { field: PRIMES[index], index, fuel };
+    for (index, field) in PRIMES.into_iter().enumerate() {
+        let point = Point { field, index, fuel };
         if point.value(a)? != point.value(b)? {
             return Some(false);
         }

@@ -11,7 +11,8 @@
 use super::Fuel;
 use super::expression::{Expression, Function};
 use super::lexer::{Bracket, Placed, Token, tokens};
-use super::numerals::Digits;
+
+mod atoms;
 
 /// Nested groups and signs.
 const DEEPEST: u32 = 64;
@@ -24,14 +25,30 @@ const LONGEST_CHAIN: u32 = 128;
 pub(crate) enum Stop {
     /// Another reading may do.
     Mismatch,
+    /// The official parser would not have looked for another one, as where a number ends in a point. Only what is
+    /// around the next brackets can do without it.
+    Committed,
     /// The text as a whole is not LaTeX: a bad character, or too much of everything.
     Refused,
+}
+
+impl Stop {
+    fn committed(self) -> Self {
+        if self == Self::Mismatch { Self::Committed } else { self }
+    }
+
+    fn outside_brackets(self) -> Self {
+        if self == Self::Committed { Self::Mismatch } else { self }
+    }
 }
 
 type Result<T> = std::result::Result<T, Stop>;
 
 /// The formula that a text starts with; none for an equation or an inequality.
 pub(crate) fn parse(text: &str, fuel: &Fuel) -> Result<Option<Expression>> {
+    if !matrices_are_paired(text) {
+        return Err(Stop::Refused);
+    }
     let tokens = tokens(text);
     let mut parser = Parser {
         text,
@@ -46,6 +63,28 @@ pub(crate) fn parse(text: &str, fuel: &Fuel) -> Result<Option<Expression>> {
     let formula = parser.additive()?;
     let is_relation = parser.peek()? == Token::Relation;
     Ok(if is_relation { None } else { Some(formula) })
+}
+
+/// Whether matrices begin and end in turns, which the official code asks for before it reads anything.
+fn matrices_are_paired(text: &str) -> bool {
+    const KINDS: [&str; 3] = ["pmatrix}", "bmatrix}", "vmatrix}"];
+    let mut open = None;
+    for (at, _) in text.match_indices('\\') {
+        let rest = &text[at..];
+        let kind_of = |start| {
+            KINDS.iter().find(|kind| rest.strip_prefix(start).is_some_and(|rest| rest.starts_with(**kind)))
+        };
+        if let Some(kind) = kind_of("\\begin{") {
+            if open.replace(kind).is_some() {
+                return false;
+            }
+        } else if let Some(kind) = kind_of("\\end{")
+            && open.take() != Some(kind)
+        {
+            return false;
+        }
+    }
+    open.is_none()
 }
 
 /// Part of a product: `\frac{d}{dx}` is none that has a value.
@@ -133,7 +172,7 @@ impl<'a> Parser<'a> {
                 (self.at, self.depth, self.bars, self.digits_end) = (at, depth, bars, digits_end);
                 Ok(None)
             }
-            Err(Stop::Refused) => Err(Stop::Refused),
+            Err(stop) => Err(stop),
         }
     }
 
@@ -153,11 +192,12 @@ impl<'a> Parser<'a> {
 
     fn in_brackets(&mut self, bracket: Bracket) -> Result<Expression> {
         self.expect(Token::Open(bracket))?;
-        self.inside(|parser| {
+        let inside = self.inside(|parser| {
             let formula = parser.additive()?;
             parser.expect(Token::Close(bracket))?;
             Ok(formula)
-        })
+        });
+        inside.map_err(Stop::outside_brackets)
     }
 
     fn additive(&mut self) -> Result<Expression> {
@@ -220,7 +260,11 @@ impl<'a> Parser<'a> {
             if self.peek()? == Token::Bar && self.bars == Bars::Close {
                 break;
             }
-            let item = self.attempt(|parser| parser.postfix(functions == Functions::Allowed))?;
+            let is_number = matches!(self.peek()?, Token::Digit(_));
+            let item = self.attempt(|parser| match parser.postfix(functions == Functions::Allowed) {
+                Err(Stop::Committed) if is_number => Err(Stop::Mismatch),
+                item => item,
+            })?;
             match item {
                 Some(item) => items.push(item),
                 None => break,
@@ -244,7 +288,8 @@ impl<'a> Parser<'a> {
                 // A value put in for a variable: no answer is written so.
                 Token::Bar
                     if self.bars == Bars::OnlyOpen
-                        && matches!(self.peek_after(1)?, Token::Underscore | Token::Caret) =>
+                        && matches!(self.peek_after(1)?, Token::Underscore | Token::Caret)
+                        && self.peek_after(2)? == Token::Open(Bracket::Curly) =>
                 {
                     return Err(Stop::Refused);
                 }
@@ -266,7 +311,7 @@ impl<'a> Parser<'a> {
                 let exponent = parser.script(Token::Caret)?;
                 // A subscript behind an exponent says nothing.
                 if parser.peek()? == Token::Underscore {
-                    parser.attempt(|parser| parser.script(Token::Underscore))?;
+                    parser.script(Token::Underscore).map_err(Stop::committed)?;
                 }
                 Ok(exponent)
             })?;
@@ -286,7 +331,11 @@ impl<'a> Parser<'a> {
         if self.peek()? == Token::Open(Bracket::Curly) {
             return self.in_brackets(Bracket::Curly);
         }
-        self.atom()?.formula()
+        let digits_end = self.digits_end;
+        self.inside(|parser| {
+            parser.digits_end = digits_end;
+            parser.atom()?.formula()
+        })
     }
 
     fn comp(&mut self, may_be_function: bool) -> Result<Item> {
@@ -319,9 +368,10 @@ impl<'a> Parser<'a> {
                 Ok(formula)
             })
         };
-        let found = match self.attempt(|parser| read(parser, Bars::Open))? {
+        let open = |parser: &mut Self| read(parser, Bars::Open).map_err(Stop::outside_brackets);
+        let found = match self.attempt(open)? {
             Some(found) => found,
-            None => read(self, Bars::Close)?,
+            None => read(self, Bars::Close).map_err(Stop::outside_brackets)?,
         };
         Ok(Expression::Call(Function::Abs, vec![found]))
     }
@@ -344,294 +394,6 @@ impl<'a> Parser<'a> {
         };
         Ok(Expression::root(self.in_brackets(Bracket::Curly)?, degree))
     }
-
-    /// `f(x)`, else `f` alone, whatever follows.
-    fn call_or_symbol(&mut self) -> Result<Expression> {
-        let (name, is_infinity) = self.name()?;
-        let after_name = self.at;
-        if self.peek()? == Token::Open(Bracket::Round) {
-            let mut arguments = Arguments::default();
-            let all = self.attempt(|parser| parser.arguments(&mut arguments))?;
-            match all {
-                Some(()) => return Ok(Expression::Unknown(name.call, arguments.list)),
-                // Several arguments could not have been factors, so this was to be a function.
-                None if arguments.has_comma => return Err(Stop::Mismatch),
-                None => self.at = after_name,
-            }
-        }
-        Ok(if is_infinity { Expression::Infinity } else { Expression::Symbol(name.symbol) })
-    }
-
-    /// Arguments in parentheses. `found` has what was read when there is an error, too.
-    fn arguments(&mut self, found: &mut Arguments) -> Result<()> {
-        self.expect(Token::Open(Bracket::Round))?;
-        self.inside(|parser| {
-            loop {
-                found.list.push(parser.additive()?);
-                if !parser.takes(Token::Comma)? {
-                    return parser.expect(Token::Close(Bracket::Round));
-                }
-                found.has_comma = true;
-            }
-        })
-    }
-
-    /// A letter or a command with its subscript and primes. Whether it is `\infty`.
-    fn name(&mut self) -> Result<(Name, bool)> {
-        let (base, is_letter) = match self.take()? {
-            Token::Letter(letter) => (letter, true),
-            Token::Symbol(name) => (name, false),
-            _ => return Err(Stop::Mismatch),
-        };
-        let mut primes = self.primes()?;
-        let mut subscript = String::new();
-        if self.peek()? == Token::Underscore {
-            let inside = self.script(Token::Underscore)?;
-            subscript = format!("_{{{}}}", inside.in_name());
-        }
-        if primes.is_empty() {
-            primes = self.primes()?;
-        }
-        let call = format!("{base}{subscript}{primes}");
-        // The primes of a command are read and forgotten, as a symbol's.
-        let symbol = if is_letter { call.clone() } else { format!("{base}{subscript}") };
-        Ok((Name { symbol, call }, base == "infty"))
-    }
-
-    fn primes(&mut self) -> Result<&'a str> {
-        let Token::Quotes(primes) = self.peek()? else { return Ok("") };
-        self.at += 1;
-        Ok(primes)
-    }
-
-    fn named_function(&mut self, name: &str) -> Result<Expression> {
-        self.at += 1;
-        let start = self.at;
-        let first = self.attempt(|parser| parser.scripts_and_argument())?;
-        let parts = match first {
-            Some(parts) => parts,
-            None => self.with_fewer_digits(start)?,
-        };
-        applied(name, parts)
-    }
-
-    /// `\log_28` is the logarithm of 8 to base 2: a script's number leaves a digit to the argument that needs one.
-    fn with_fewer_digits(&mut self, start: usize) -> Result<Scripted> {
-        let is_digit = |at: usize| matches!(self.tokens.get(at), Some(Placed { token: Token::Digit(_), .. }));
-        if !is_digit(start + 1) {
-            return Err(Stop::Mismatch);
-        }
-        let mut end = start + 1;
-        while is_digit(end) {
-            end += 1;
-        }
-        if end < start + 3 {
-            return Err(Stop::Mismatch);
-        }
-        self.digits_end = Some(end - 1);
-        let parts = self.scripts_and_argument();
-        self.digits_end = None;
-        parts
-    }
-
-    fn scripts_and_argument(&mut self) -> Result<Scripted> {
-        let (mut below, mut above) = (None, None);
-        for _ in 0..2 {
-            match self.peek()? {
-                Token::Underscore if below.is_none() => below = Some(self.script(Token::Underscore)?),
-                Token::Caret if above.is_none() => above = Some(self.script(Token::Caret)?),
-                _ => {}
-            }
-        }
-        self.digits_end = None;
-        let in_parentheses = match self.peek()? {
-            Token::Open(Bracket::Round) => {
-                let mut arguments = Arguments::default();
-                let all = self.attempt(|parser| parser.arguments(&mut arguments))?;
-                // All but the first are read and forgotten.
-                all.map(|()| arguments.list.swap_remove(0))
-            }
-            _ => None,
-        };
-        let argument = match in_parentheses {
-            Some(argument) => argument,
-            None => {
-                let bars = self.bars;
-                self.inside(|parser| {
-                    parser.bars = bars;
-                    parser.mp(Functions::First)
-                })?
-            }
-        };
-        Ok(Scripted { below, above, argument })
-    }
-
-    fn atom(&mut self) -> Result<Item> {
-        let formula = match self.peek()? {
-            Token::Letter(_) | Token::Symbol(_) => {
-                let (name, is_infinity) = self.name()?;
-                if is_infinity { Expression::Infinity } else { Expression::Symbol(name.symbol) }
-            }
-            Token::Digit(_) => self.number()?,
-            Token::Differential(name) => {
-                self.at += 1;
-                Expression::symbol(format!("d{name}"))
-            }
-            Token::Mathit => self.mathit()?,
-            Token::Frac => return self.frac(),
-            Token::Binom => {
-                self.at += 1;
-                let above = self.in_brackets(Bracket::Curly)?;
-                Expression::Call(Function::Binomial, vec![above, self.in_brackets(Bracket::Curly)?])
-            }
-            _ => return Err(Stop::Mismatch),
-        };
-        Ok(Item::Formula(formula))
-    }
-
-    /// Digits, thousands behind commas, a point and more digits. Blanks between them do not matter.
-    fn number(&mut self) -> Result<Expression> {
-        let mut digits = Digits::default();
-        self.digits(&mut digits)?;
-        while self.peek()? == Token::Comma && self.three_digits_follow()? {
-            self.at += 1;
-            for _ in 0..3 {
-                if let Token::Digit(digit) = self.take()? {
-                    digits.push(digit);
-                }
-            }
-        }
-        if self.takes(Token::Point)? {
-            digits.point();
-            // Once there is a point there has to be a digit behind it.
-            if self.digits(&mut digits)? == 0 {
-                return Err(Stop::Mismatch);
-            }
-        }
-        digits.number().ok_or(Stop::Refused)
-    }
-
-    fn digits(&mut self, digits: &mut Digits) -> Result<usize> {
-        let start = self.at;
-        while self.digits_end.is_none_or(|end| self.at < end) {
-            let Token::Digit(digit) = self.peek()? else { break };
-            digits.push(digit);
-            self.at += 1;
-        }
-        Ok(self.at - start)
-    }
-
-    fn three_digits_follow(&self) -> Result<bool> {
-        for ahead in 1..=3 {
-            if !matches!(self.peek_after(ahead)?, Token::Digit(_)) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn mathit(&mut self) -> Result<Expression> {
-        self.at += 1;
-        self.expect(Token::Open(Bracket::Curly))?;
-        let start = self.tokens[self.at.min(self.tokens.len() - 1)].start;
-        let mut end = start;
-        while let Token::Letter(_) = self.peek()? {
-            end = self.tokens[self.at].end;
-            self.at += 1;
-        }
-        self.expect(Token::Close(Bracket::Curly))?;
-        Ok(Expression::symbol(&self.text[start..end]))
-    }
-
-    fn frac(&mut self) -> Result<Item> {
-        self.at += 1;
-        let above_at = self.at;
-        let above = self.frac_part()?;
-        let below_at = self.at;
-        let below = self.frac_part()?;
-        if let Some(variable) = self.differential_of(below_at) {
-            match self.tokens[above_at + 1].token {
-                Token::Letter("d") if below_at == above_at + 3 => return Ok(Item::Derivative(variable)),
-                // The numerator without its `d` is what the derivative is of; whole, it tells them apart as well.
-                Token::Letter("d") | Token::Differential(_) => {
-                    let of = Box::new([above, Expression::Symbol(variable)]);
-                    return Ok(Item::Formula(Expression::Derivative(of)));
-                }
-                _ => {}
-            }
-        }
-        let inverse = below.inverse();
-        let is_one = above == Expression::integer(1);
-        Ok(Item::Formula(if is_one { inverse } else { Expression::product(vec![above, inverse]) }))
-    }
-
-    /// The variable, where a denominator is `{dx}`.
-    fn differential_of(&self, at: usize) -> Option<String> {
-        match (self.tokens.get(at)?.token, self.tokens.get(at + 1)?.token, self.tokens.get(at + 2)?.token) {
-            (Token::Open(_), Token::Differential(name), Token::Close(_)) => Some(name.to_owned()),
-            _ => None,
-        }
-    }
-
-    fn frac_part(&mut self) -> Result<Expression> {
-        if let Token::Digit(digit) = self.peek()? {
-            self.at += 1;
-            return Ok(Expression::integer(u32::from(digit)));
-        }
-        self.in_brackets(Bracket::Curly)
-    }
-}
-
-/// Arguments of a function as far as they could be read.
-#[derive(Default)]
-struct Arguments {
-    list: Vec<Expression>,
-    has_comma: bool,
-}
-
-/// A name as a symbol has it and as a function has it.
-struct Name {
-    symbol: String,
-    call: String,
-}
-
-/// What belongs to a function such as `\log_2^2 x`.
-struct Scripted {
-    below: Option<Expression>,
-    above: Option<Expression>,
-    argument: Expression,
-}
-
-fn applied(name: &str, parts: Scripted) -> Result<Expression> {
-    let Scripted { below, above, argument } = parts;
-    let is = |value: &Expression, integer: i64| match value {
-        Expression::Number(number) => number.integer == Some(integer),
-        _ => false,
-    };
-    let is_inverse = above.as_ref().is_some_and(|above| is(above, -1));
-    let inverse = if is_inverse { Function::inverse_of(name) } else { None };
-    let call = match name {
-        "log" | "ln" | "lg" => {
-            let usual = || {
-                if name == "lg" {
-                    Expression::integer(10)
-                } else {
-                    Expression::Constant(super::expression::Constant::E)
-                }
-            };
-            let base = below.unwrap_or_else(usual);
-            Expression::Call(Function::Log, vec![argument, base])
-        }
-        _ => {
-            let function = inverse.or_else(|| Function::named(name)).ok_or(Stop::Mismatch)?;
-            Expression::Call(function, vec![argument])
-        }
-    };
-    // An exponent of 0 is taken for none.
-    Ok(match above {
-        Some(above) if inverse.is_none() && !is(&above, 0) => Expression::power(call, above),
-        _ => call,
-    })
 }
 
 /// Factors that stand side by side.

@@ -161,6 +161,9 @@ impl Parser<'_> {
             }
             "Abs" | "abs" => Function::Abs,
             "factorial" => Function::Factorial,
+            // Short names of sympy's own aside, any other name is a function that nothing is known of.
+            "E" | "I" | "N" | "O" | "Q" | "S" => return None,
+            name if name.len() == 1 => return Some(Expression::Unknown(name.to_owned(), vec![argument])),
             name => Function::named(name)?,
         };
         Some(Expression::Call(function, vec![argument]))
