@@ -4,6 +4,7 @@
 mod control;
 mod cores;
 mod doctor;
+mod eval;
 mod exit;
 mod format;
 mod host;
@@ -13,8 +14,10 @@ mod manual;
 mod merge;
 mod plan;
 mod random_model;
+mod ranks;
 mod report;
 mod samples;
+mod score;
 mod sources;
 mod steering;
 mod terminal;
@@ -56,6 +59,10 @@ enum Command {
     Stop(control::StopArgs),
     /// Change how much a run logs
     LogLevel(control::LogLevelArgs),
+    /// Answer the problems of GSM8K or MATH and score the answers; alone, or under mpirun on any number of ranks
+    Eval(Box<eval::EvalArgs>),
+    /// Score completions that were made elsewhere
+    Score(score::ScoreArgs),
     /// Make a plain checkpoint out of a model and an adapter
     Merge(merge::MergeArgs),
     /// Write a model of a real shape with random weights, to try that shape without a download
@@ -111,6 +118,8 @@ fn run(cli: Cli) -> Exit {
         Command::Checkpoint(args) => control::checkpoint(&args),
         Command::Stop(args) => control::stop(&args),
         Command::LogLevel(args) => control::log_level(&args),
+        Command::Eval(args) => eval::eval(&args),
+        Command::Score(args) => score::score(&args),
         Command::Merge(args) => merge::merge(&args),
         Command::RandomModel(args) => random_model::random_model(&args),
         Command::Inspect(what) => inspect::inspect(what),

@@ -8,6 +8,7 @@ use trainer::{Ending, Surroundings, TrainError};
 
 use crate::exit::Exit;
 use crate::logging::LogFile;
+use crate::ranks::{find_on_every_host, with_ranks};
 use crate::steering::Steering;
 use crate::ui::Ui;
 use crate::{cores, fail, report, samples, sources};
@@ -30,7 +31,7 @@ pub fn refuse_command_line(error: &clap::Error) -> Exit {
         }
         return Exit::Done;
     }
-    with_ranks(|comm| match trainer::agree::<Exit>(comm, Err(TrainError::CommandLine)) {
+    with_ranks(|comm| match trainer::agree::<Exit, _>(comm, Err(TrainError::CommandLine)) {
         Err(TrainError::CommandLine) => {
             let _ = error.print();
             Err(TrainError::Elsewhere { rank: comm.rank(), input: true })
@@ -38,42 +39,6 @@ pub fn refuse_command_line(error: &clap::Error) -> Exit {
         other => other,
     })
 }
-
-/// Brings the ranks up, works, and reports what went wrong, on the one rank that is to.
-fn with_ranks(work: impl FnOnce(&dyn Communicator) -> Result<Exit, TrainError>) -> Exit {
-    let comm = match start_ranks() {
-        Ok(comm) => comm,
-        Err(exit) => return exit,
-    };
-    let error = match work(comm.as_ref()) {
-        Ok(exit) => return exit,
-        Err(error) => error,
-    };
-    if !matches!(error, TrainError::Elsewhere { .. }) {
-        report::print_of_rank(&error, comm.as_ref());
-    }
-    let exit = if error.is_input() { Exit::Input } else { Exit::Failed };
-    if matches!(error, TrainError::Stranding(_)) {
-        report::end_all_ranks(exit);
-    }
-    exit
-}
-
-/// Brings the ranks up. What went wrong is reported by one of them.
-pub fn start_ranks() -> Result<Box<dyn Communicator>, Exit> {
-    match comm::start(report::lost_rank) {
-        Ok(comm) => Ok(comm),
-        // Nobody to agree with: by its number alone, the first one speaks.
-        Err(error) if comm::rank_by_launcher().unwrap_or(0) == 0 => Err(fail(&error)),
-        Err(error) => {
-            std::thread::sleep(SPEAKERS_LEAD);
-            Err(Exit::of(&error))
-        }
-    }
-}
-
-/// How long silent processes wait before they end, so that the launcher does not kill the one that speaks.
-const SPEAKERS_LEAD: std::time::Duration = std::time::Duration::from_millis(300);
 
 fn run(mut resolved: Resolved, comm: &dyn Communicator, steering: &Steering) -> Result<Exit, TrainError> {
     if let Some(earlier) = trainer::earlier_settings(&resolved.config, comm)? {
@@ -97,12 +62,7 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator, steering: &Steering) -> 
             ui.download(id, event);
         }
     };
-    // One rank a host downloads, on the first host the one that shows it; the others then find everything there.
-    let mut find = || sources::sources(config, &mut notify);
-    let hosts = comm.all_gather(report::host().as_bytes());
-    let first = hosts.iter().position(|host| *host == hosts[comm.rank()]) == Some(comm.rank());
-    let found = trainer::agree(comm, if first { find().map(Some) } else { Ok(None) })?;
-    let sources = trainer::agree(comm, found.map_or_else(find, Ok))?;
+    let sources = find_on_every_host(comm, &mut || sources::sources(config, &mut notify))?;
     if let Some(rows) = config.show_samples {
         let shown = if comm.rank() == 0 { samples::show(config, &sources, rows) } else { Ok(()) };
         return trainer::agree(comm, shown.map(|()| Exit::Done));

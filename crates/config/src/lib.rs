@@ -38,6 +38,6 @@ pub use layer::{RESERVED_VARIABLES, Source, hub_id, is_owner_and_name, is_short_
 pub use presets::{Preset, list_presets};
 pub use render::{Row, render};
 pub use resolve::{Resolved, resolve};
-pub use run_name::run_name;
+pub use run_name::{run_name, sanitize};
 pub use train_config::{TargetModules, TrainConfig};
 pub use value::Kind;

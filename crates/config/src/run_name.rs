@@ -45,7 +45,7 @@ fn first_part(config: &TrainConfig) -> String {
 
 /// A model's name as part of a folder's name: slashes and every other run of characters outside letters,
 /// digits, `.`, `_` and `-` become one dash, `-`, `.` and `_` go from both ends, and all is lower case.
-fn sanitize(name: &str) -> String {
+pub fn sanitize(name: &str) -> String {
     let mut dashed = String::new();
     for character in name.trim().chars() {
         let kept = character.is_ascii_alphanumeric() || matches!(character, '.' | '_');

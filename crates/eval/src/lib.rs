@@ -1,46 +1,31 @@
-//! Text from a model: greedy generation.
+//! Evaluation: greedy generation over a dataset of problems, shared out over ranks, scored and written as one file.
+//!
+//! ```text
+//! problems ─ prompts, sorted by length, dealt out to the ranks
+//!    │
+//! Generator   a rank's slots: a prompt goes in, a token a step for all slots, whoever is done makes room
+//!    │
+//! journal     a line for every finished problem: a killed evaluation goes on from there
+//!    ▼
+//! Results     gathered on rank 0, in the dataset's order, in the official format
+//! ```
+//!
+//! What a row says does not depend on the rows beside it ([`model::Decoder::decode`]), so neither the batch nor the ranks
+//! can change a token.
 
-use model::{Decoder, DecoderWeights};
-use tch::{Tensor, no_grad};
+mod error;
+mod evaluate;
+mod generate;
+mod identity;
+mod journal;
+mod loaded;
+mod problems;
+mod products;
+mod results;
 
-/// When a continuation ends.
-#[derive(Debug, Clone)]
-pub struct GreedyOptions {
-    /// Most tokens to add.
-    pub max_new_tokens: usize,
-    /// Tokens that end the continuation; they are part of it.
-    pub stop_ids: Vec<u32>,
-}
-
-/// The greedy continuation of `prompt` (token ids, not empty): the likeliest token at each place, ties to the
-/// smaller id, as transformers' greedy search. Returns the new ids alone.
-///
-/// The whole row is computed again for every token; that is meant for short samples.
-pub fn greedy(
-    model: &Decoder,
-    weights: &DecoderWeights,
-    prompt: &[u32],
-    options: &GreedyOptions,
-) -> Vec<u32> {
-    let mut row: Vec<i64> = prompt.iter().map(|id| i64::from(*id)).collect();
-    let mut new_ids = Vec::new();
-    while new_ids.len() < options.max_new_tokens && !row.is_empty() {
-        let id = no_grad(|| next_token(model, weights, &row));
-        new_ids.push(id);
-        row.push(i64::from(id));
-        if options.stop_ids.contains(&id) {
-            break;
-        }
-    }
-    new_ids
-}
-
-fn next_token(model: &Decoder, weights: &DecoderWeights, row: &[i64]) -> u32 {
-    let length = row.len();
-    let context = model.context(&vec![1; length], 1, length);
-    let ids = Tensor::from_slice(row).unsqueeze(0).to_device(model.device());
-    let hidden = model.hidden_states(weights, &ids, &context);
-    let last = model.final_norm(&weights.norm, &hidden.narrow(1, length as i64 - 1, 1));
-    let logits = last.linear::<&Tensor>(&weights.head, None);
-    logits.argmax(-1, false).int64_value(&[0, 0]) as u32
-}
+pub use error::EvalError;
+pub use evaluate::{Event, Outcome, Progress, Surroundings, evaluate};
+pub use generate::{Finish, Finished, GenerateOptions, Generator};
+pub use loaded::{LoadedModel, Sources};
+pub use problems::{Problem, read_problems};
+pub use results::{Prediction, Results, Settings};

@@ -2,7 +2,9 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{Activation, BlockWeights, DecoderWeights, LinearKind, ModelConfig, NormWeight, RotaryTables};
+use crate::{
+    Activation, BlockWeights, DecoderWeights, Linear, LinearKind, ModelConfig, NormWeight, RotaryTables,
+};
 
 /// The computation of a decoder-only language model, without weights.
 #[derive(Debug)]
@@ -25,6 +27,11 @@ pub struct SequenceContext {
 }
 
 impl SequenceContext {
+    /// Cosines and sines of the positions.
+    pub(crate) fn rotary(&self) -> &RotaryTables {
+        &self.rotary
+    }
+
     /// The mask of a block that attends through a sliding window, or of one that sees the whole row.
     pub fn mask(&self, windowed: bool) -> Option<&Tensor> {
         match windowed {
@@ -96,12 +103,28 @@ impl Decoder {
         context: &SequenceContext,
     ) -> Tensor {
         let mask = context.mask(self.config.window(block).is_some());
+        self.block_with(weights, x, &context.rotary, &Linear::forward, |query, key, value| {
+            self.attend(query, key, value, mask)
+        })
+    }
+
+    /// A block whose linear maps are made by `linear`, and whose attention by `attend`: it is handed turned queries, turned
+    /// keys and values (`[B, A, T, D]`, the latter two with `K` heads) and gives `[B, A, T, D]`.
+    pub(crate) fn block_with(
+        &self,
+        weights: &BlockWeights,
+        x: &Tensor,
+        rotary: &RotaryTables,
+        linear: &dyn Fn(&Linear, &Tensor) -> Tensor,
+        attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Tensor,
+    ) -> Tensor {
+        let map = |kind: LinearKind, x: &Tensor| linear(weights.linear(kind), x);
         let normed = self.rms_norm(x, &weights.input_norm);
-        let attended = x + self.attention(weights, &normed, &context.rotary, mask);
+        let attended = x + self.attention(&normed, rotary, &map, attend);
         let normed = self.rms_norm(&attended, &weights.post_norm);
-        let gate = self.activate(&weights.linear(LinearKind::Gate).forward(&normed));
-        let up = weights.linear(LinearKind::Up).forward(&normed);
-        attended + weights.linear(LinearKind::Down).forward(&(gate * up))
+        let gate = self.activate(&map(LinearKind::Gate, &normed));
+        let up = map(LinearKind::Up, &normed);
+        attended + map(LinearKind::Down, &(gate * up))
     }
 
     /// Embedding and all blocks of a model whose weights are all at hand: `ids` `[B, T]` (int64) → `[B, T, H]`,
@@ -120,24 +143,49 @@ impl Decoder {
 
     fn attention(
         &self,
-        weights: &BlockWeights,
         x: &Tensor,
         rotary: &RotaryTables,
-        mask: Option<&Tensor>,
+        map: &dyn Fn(LinearKind, &Tensor) -> Tensor,
+        attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Tensor,
     ) -> Tensor {
         let (b, t, _) = x.size3().unwrap_or_else(|_| unreachable!("activations are [B, T, H]"));
         let heads = |kind: LinearKind, count: i64| {
-            weights.linear(kind).forward(x).view([b, t, count, self.config.head_dim]).transpose(1, 2)
+            map(kind, x).view([b, t, count, self.config.head_dim]).transpose(1, 2)
         };
         let query = rotary.apply(&heads(LinearKind::Query, self.config.num_heads));
         let key = rotary.apply(&heads(LinearKind::Key, self.config.num_kv_heads));
         let value = heads(LinearKind::Value, self.config.num_kv_heads);
-        let grouped = self.config.num_heads != self.config.num_kv_heads;
-        let causal = mask.is_none();
-        let attended =
-            Tensor::scaled_dot_product_attention(&query, &key, &value, mask, 0.0, causal, None, grouped);
+        let attended = attend(&query, &key, &value);
         let merged = attended.transpose(1, 2).reshape([b, t, self.config.num_heads * self.config.head_dim]);
-        weights.linear(LinearKind::Output).forward(&merged)
+        map(LinearKind::Output, &merged)
+    }
+
+    /// Attention of tokens to those before them in their row, or to those that the mask allows.
+    pub(crate) fn attend(
+        &self,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Tensor {
+        self.dot_product_attention(query, key, value, mask, mask.is_none())
+    }
+
+    /// Attention of one token, the newest, to all keys that are handed over.
+    pub(crate) fn attend_to_all(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Tensor {
+        self.dot_product_attention(query, key, value, None, false)
+    }
+
+    fn dot_product_attention(
+        &self,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+        mask: Option<&Tensor>,
+        causal: bool,
+    ) -> Tensor {
+        let grouped = self.config.num_heads != self.config.num_kv_heads;
+        Tensor::scaled_dot_product_attention(query, key, value, mask, 0.0, causal, None, grouped)
     }
 
     fn activate(&self, x: &Tensor) -> Tensor {

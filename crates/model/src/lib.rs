@@ -7,6 +7,7 @@
 //! `A` attention heads, `K` key-value heads, `D` size of a head, `I` intermediate size, `V` vocabulary.
 
 mod accounting;
+mod cache;
 mod checkpoint_files;
 mod config;
 mod decoder;
@@ -18,6 +19,7 @@ mod rotary;
 mod weights;
 
 pub use accounting::{BlockParameters, Parameters};
+pub use cache::{LibtorchProducts, RowCache, RowProducts, cache_bytes_per_token};
 pub use checkpoint_files::{CheckpointFiles, TensorEntry};
 pub use config::{Activation, Family, ModelConfig, NormWeight, RopeScaling, SlidingWindow};
 pub use decoder::{Decoder, SequenceContext};

@@ -121,9 +121,18 @@ impl Linear {
     /// `(x · Wᵀ + b) + (x · ΔWᵀ + Δb)`, of which b, ΔW and Δb may be absent; `x` is `[…, in]`, the result
     /// `[…, out]`. The update's output is rounded once, before it is added.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let y = x.linear(&self.weight, self.bias.as_ref());
+        self.forward_by(x, &|x, weight, bias| x.linear(weight, bias))
+    }
+
+    /// The same, with `x · Wᵀ + b` made by `product`.
+    pub(crate) fn forward_by(
+        &self,
+        x: &Tensor,
+        product: &dyn Fn(&Tensor, &Tensor, Option<&Tensor>) -> Tensor,
+    ) -> Tensor {
+        let y = product(x, &self.weight, self.bias.as_ref());
         match (&self.delta, &self.delta_bias) {
-            (Some(delta), delta_bias) => y + x.linear(delta, delta_bias.as_ref()),
+            (Some(delta), delta_bias) => y + product(x, delta, delta_bias.as_ref()),
             (None, Some(delta_bias)) => y + delta_bias,
             (None, None) => y,
         }

@@ -5,9 +5,31 @@ use comm::Communicator;
 use crate::TrainError;
 use crate::control::Wishes;
 
+/// An error of which one rank speaks for all.
+pub trait RankError {
+    /// Whether the user can mend it (exit 2) or the work failed (exit 1).
+    fn is_input(&self) -> bool;
+
+    /// What the ranks get that do not speak: rank `rank` does.
+    fn elsewhere(rank: usize, input: bool) -> Self;
+}
+
+impl RankError for TrainError {
+    fn is_input(&self) -> bool {
+        TrainError::is_input(self)
+    }
+
+    fn elsewhere(rank: usize, input: bool) -> Self {
+        Self::Elsewhere { rank, input }
+    }
+}
+
 /// Collective: `Ok` on every rank or an error on every rank. The lowest rank that failed keeps its error to report
-/// it; the others get [`TrainError::Elsewhere`].
-pub fn agree<T>(comm: &dyn Communicator, result: Result<T, TrainError>) -> Result<T, TrainError> {
+/// it; the others get [`RankError::elsewhere`].
+///
+/// # Errors
+/// Any rank's.
+pub fn agree<T, E: RankError>(comm: &dyn Communicator, result: Result<T, E>) -> Result<T, E> {
     let verdict = match &result {
         Ok(_) => vec![],
         Err(error) => vec![u8::from(error.is_input())],
@@ -16,7 +38,7 @@ pub fn agree<T>(comm: &dyn Communicator, result: Result<T, TrainError>) -> Resul
     match verdicts.iter().position(|verdict| !verdict.is_empty()) {
         None => result,
         Some(rank) if rank == comm.rank() => result,
-        Some(rank) => Err(TrainError::Elsewhere { rank, input: verdicts[rank][0] != 0 }),
+        Some(rank) => Err(E::elsewhere(rank, verdicts[rank][0] != 0)),
     }
 }
 
@@ -32,7 +54,10 @@ pub(crate) fn from_first(
 
 /// Collective: names the ranks whose facts are not those of most ranks (of rank 0, where two are as many). Each fact is a
 /// name and a value.
-pub(crate) fn same_everywhere(comm: &dyn Communicator, facts: &[(&str, String)]) -> Result<(), TrainError> {
+///
+/// # Errors
+/// Some rank's facts differ.
+pub fn same_everywhere(comm: &dyn Communicator, facts: &[(&str, String)]) -> Result<(), TrainError> {
     let mine: Vec<&str> = facts.iter().map(|(_, value)| value.as_str()).collect();
     let all = comm.all_gather(mine.join("\n").as_bytes());
     let votes = |rank: usize| all.iter().filter(|facts| **facts == all[rank]).count();

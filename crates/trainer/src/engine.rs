@@ -177,11 +177,7 @@ impl<'a> Engine<'a> {
     /// Collective. The greedy continuation of a prompt (token ids, not empty), made by the first pipeline: the
     /// likeliest token at each place, ties to the smaller id, as transformers' greedy search. The whole row is computed
     /// again for every token.
-    pub(crate) fn sample(
-        &mut self,
-        prompt: &[u32],
-        options: &eval::GreedyOptions,
-    ) -> Result<Vec<u32>, TrainError> {
+    pub(crate) fn sample(&mut self, prompt: &[u32], options: &SampleOptions) -> Result<Vec<u32>, TrainError> {
         scale_theta(&self.vectors.theta, &self.parts.scales, &mut self.scaled)?;
         let mesh = self.parts.pipeline.mesh;
         // The head is on the last stage.
@@ -275,6 +271,15 @@ fn one_row(ids: &[u32]) -> MicroBatch {
         attention_mask: vec![1; ids.len()],
         labels: Vec::new(),
     }
+}
+
+/// When a sample continuation ends.
+#[derive(Debug, Clone)]
+pub(crate) struct SampleOptions {
+    /// Most tokens to add.
+    pub max_new_tokens: usize,
+    /// Tokens that end the continuation; they are part of it.
+    pub stop_ids: Vec<u32>,
 }
 
 /// Marks an error of work that peers wait for in the middle of.

@@ -31,7 +31,7 @@ mod weights;
 /// The libtorch that this was built against.
 pub const LIBTORCH_VERSION: &str = env!("GPART_LIBTORCH_VERSION");
 
-pub use agree::agree;
+pub use agree::{RankError, agree, same_everywhere};
 pub use control::{Control, Phase, StepReport, Uncontrolled, Wishes};
 pub use error::TrainError;
 pub use event::{Event, Observer, StartInfo, StepMetrics, Summary};
@@ -47,6 +47,11 @@ pub use run::{Ending, Surroundings, earlier_settings, run};
 pub use samples::first_rows;
 pub use start::degrees;
 pub use weights::{FrozenWeights, Resident, Stage};
+
+/// Hash (hex) of a model's configuration and weights: of checkpoints above 256 MiB, of samples of every tensor.
+pub fn model_hash(files: &model::CheckpointFiles) -> String {
+    fingerprint::model(files, &files.folder().join("config.json"))
+}
 
 /// blake3 (hex) of θ's little-endian f32 bytes, as in `metrics.jsonl`.
 pub fn theta_hash(theta: &[f32]) -> String {

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use adapter::AdaptedSpace;
-use model::{BlockWeights, DecoderWeights, LinearKind};
+use model::{BlockWeights, LinearKind};
 use projection::{Dropout, Executor, GradSlice, Map, Reducer, WeightSlice};
 use tch::{Kind, Tensor};
 
@@ -169,38 +169,28 @@ impl<'a> Overlay<'a> {
         if self.slots.len() == 1 { 0 } else { block - self.first_block }
     }
 
-    /// The whole model `weights` with ΔW of `theta` in place, for generation.
-    pub fn model(
+    /// A block with ΔW of `theta` in place for good, outside of any graph: for generation.
+    ///
+    /// # Errors
+    /// As for [`Self::block`].
+    pub fn applied(
         &mut self,
-        weights: &DecoderWeights,
+        block: usize,
+        weights: BlockWeights,
         theta: ScaledTheta<'_>,
-    ) -> Result<DecoderWeights, TrainError> {
-        let shared = self.slots.len() == 1 && self.by_block.len() > 1;
-        let mut blocks = Vec::with_capacity(self.by_block.len());
-        for block in 0..self.by_block.len() {
-            let mut adapted = self.block(block, weights.blocks[block].share(), theta, None)?.weights;
-            let merged = self.kind == Kind::Float;
-            for tensor in &self.by_block[block] {
-                let linear = adapted.linear_mut(tensor.kind);
-                let made = match (tensor.part, merged) {
-                    (Part::Weight, true) => Some(&mut linear.weight),
-                    (Part::Weight, false) => linear.delta.as_mut(),
-                    (Part::Bias, true) => linear.bias.as_mut(),
-                    (Part::Bias, false) => linear.delta_bias.as_mut(),
-                };
-                if let Some(made) = made {
-                    let detached = made.detach();
-                    *made = if shared { detached.copy() } else { detached };
-                }
+    ) -> Result<BlockWeights, TrainError> {
+        let mut weights = self.block(block, weights, theta, None)?.weights;
+        for kind in LinearKind::ALL {
+            let linear = weights.linear_mut(kind);
+            let made = [linear.delta.as_mut(), linear.bias.as_mut(), linear.delta_bias.as_mut()];
+            for tensor in made.into_iter().flatten().chain([&mut linear.weight]) {
+                *tensor = tensor.detach();
             }
-            blocks.push(adapted);
         }
-        Ok(DecoderWeights {
-            embedding: weights.embedding.shallow_clone(),
-            blocks,
-            norm: weights.norm.shallow_clone(),
-            head: weights.head.shallow_clone(),
-        })
+        // The buffers are the block's now.
+        let slot = self.slot_of(block);
+        self.slots[slot] = Slot::default();
+        Ok(weights)
     }
 
     /// Adds the gradients of the block's leaves (in their order), each `lift` (a power of two) times too large, to

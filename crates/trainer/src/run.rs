@@ -15,7 +15,7 @@ use tch::Device;
 use crate::agree::{agree, from_first, same_theta};
 use crate::artifacts;
 use crate::control::{Control, Phase, StepReport, Wishes};
-use crate::engine::Engine;
+use crate::engine::{Engine, SampleOptions};
 use crate::inputs::Inputs;
 use crate::model_card::Card;
 use crate::optimizer::l2_norm;
@@ -239,7 +239,7 @@ impl Run<'_, '_> {
         tracing::info!(step, total, "stopped");
         (self.observe)(Event::Stopped { step, total, output: &config.output_dir() });
         // No rank leaves while another one still takes part in something.
-        agree(self.engine.parts.comm, Ok(()))?;
+        agree(self.engine.parts.comm, Ok::<_, TrainError>(()))?;
         Ok(Ending::Stopped { step })
     }
 
@@ -302,7 +302,7 @@ impl Run<'_, '_> {
         let tokenizer = &self.inputs.tokenizer;
         let encoded = agree(self.engine.parts.comm, tokenizer.encode(prompt).map_err(TrainError::from))?;
         let ids: Vec<u32> = tokenizer.bos_id().into_iter().chain(encoded).collect();
-        let options = eval::GreedyOptions {
+        let options = SampleOptions {
             max_new_tokens: if ids.is_empty() { 0 } else { config.sample_tokens },
             stop_ids: tokenizer.eos_id().into_iter().collect(),
         };

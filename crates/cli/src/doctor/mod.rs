@@ -18,7 +18,7 @@ use trainer::TrainError;
 
 use crate::exit::Exit;
 use crate::format::print;
-use crate::{report, train};
+use crate::{ranks, report};
 use facts::Facts;
 use findings::{Finding, Level};
 use watch::Watch;
@@ -86,7 +86,7 @@ struct DataPlane {
 
 /// Checks, prints on rank 0, and ends with 1 when something would break a run.
 pub fn doctor(args: &DoctorArgs) -> Exit {
-    let comm = match train::start_ranks() {
+    let comm = match ranks::start_ranks() {
         Ok(comm) => comm,
         Err(exit) => return exit,
     };

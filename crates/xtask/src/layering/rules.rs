@@ -35,11 +35,22 @@ const TRAINER_USES: &[&str] = &[
     "model",
     "adapter",
     "data",
-    "eval",
     "checkpoint",
     "config",
     "hub",
     "plan",
+];
+const EVAL_USES: &[&str] = &[
+    "partition",
+    "projection",
+    "rowwise",
+    "comm",
+    "model",
+    "adapter",
+    "data",
+    "checkpoint",
+    "scoring",
+    "trainer",
 ];
 const CLI_USES: &[&str] = &[
     "partition",
@@ -56,6 +67,7 @@ const CLI_USES: &[&str] = &[
     "hub",
     "merge",
     "plan",
+    "scoring",
     "synthetic",
     "trainer",
 ];
@@ -70,7 +82,8 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "adapter", may_use: &["checkpoint", "partition"], ..LIBRARY },
     Member { name: "data", ..LIBRARY },
     Member { name: "hub", ..LIBRARY },
-    Member { name: "eval", may_use: &["model"], may_name: LIBTORCH, ..LIBRARY },
+    Member { name: "rowwise", may_use: &["projection"], is_pure: true, ..LIBRARY },
+    Member { name: "eval", may_use: EVAL_USES, may_name: LIBTORCH, ..LIBRARY },
     Member { name: "checkpoint", ..LIBRARY },
     Member { name: "config", ..LIBRARY },
     Member { name: "scoring", ..LIBRARY },
@@ -88,7 +101,17 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "cli", may_use: CLI_USES, may_name: LIBTORCH, may_print: true, ..LIBRARY },
     Member {
         name: "fuzz",
-        may_use: &["adapter", "checkpoint", "config", "data", "hub", "merge", "model", "partition", "scoring"],
+        may_use: &[
+            "adapter",
+            "checkpoint",
+            "config",
+            "data",
+            "hub",
+            "merge",
+            "model",
+            "partition",
+            "scoring",
+        ],
         // For its build script alone, as in `merge`.
         may_name: LIBTORCH,
         may_print: true,
