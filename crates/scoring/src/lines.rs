@@ -191,6 +191,8 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::io::{self, BufReader, Read, Write};
 
     use miette::Diagnostic;

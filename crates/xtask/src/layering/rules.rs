@@ -88,7 +88,17 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "cli", may_use: CLI_USES, may_name: LIBTORCH, may_print: true, ..LIBRARY },
     Member {
         name: "fuzz",
-        may_use: &["adapter", "checkpoint", "config", "data", "hub", "merge", "model", "partition", "scoring"],
+        may_use: &[
+            "adapter",
+            "checkpoint",
+            "config",
+            "data",
+            "hub",
+            "merge",
+            "model",
+            "partition",
+            "scoring",
+        ],
         // For its build script alone, as in `merge`.
         may_name: LIBTORCH,
         may_print: true,
