@@ -143,6 +143,8 @@ impl fmt::Display for Answer {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::{Answer, Dataset, Prediction};
 
     #[test]

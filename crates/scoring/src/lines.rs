@@ -1,6 +1,6 @@
 //! Scores of files of JSON lines.
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read, Write};
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -11,6 +11,9 @@ use crate::{Answer, Dataset, Prediction, ScoringError, extract};
 /// What is scored at once, in memory: so many lines or so many bytes, whichever are fewer.
 const CHUNK_LINES: usize = 4096;
 const CHUNK_BYTES: usize = 8 << 20;
+
+/// A longer line is no completion, and is not read to its end.
+const LONGEST_LINE: u64 = 64 << 20;
 
 /// Characters of a value or of keys that an error quotes.
 const MOST_QUOTED: usize = 60;
@@ -72,9 +75,13 @@ fn read_chunk(reader: &mut impl BufRead, next: &mut u64) -> (Vec<(u64, Vec<u8>)>
     let (mut chunk, mut bytes) = (Vec::new(), 0);
     while chunk.len() < CHUNK_LINES && bytes < CHUNK_BYTES {
         let mut line = Vec::new();
-        match reader.read_until(b'\n', &mut line) {
+        match reader.by_ref().take(LONGEST_LINE + 1).read_until(b'\n', &mut line) {
             Err(source) => return (chunk, Some(ScoringError::Read { line: *next, source })),
             Ok(0) => break,
+            Ok(read) if read as u64 > LONGEST_LINE => {
+                let problem = format!("is longer than {} MiB", LONGEST_LINE >> 20);
+                return (chunk, Some(ScoringError::Json { line: *next, problem }));
+            }
             Ok(read) => bytes += read,
         }
         if !line.iter().all(u8::is_ascii_whitespace) {
@@ -191,6 +198,8 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::io::{self, BufReader, Read, Write};
 
     use miette::Diagnostic;
@@ -320,6 +329,12 @@ mod tests {
     fn text_that_is_not_utf8() {
         let error = score_lines(Dataset::Math, &b"{\"completion\": \"\xff\"}"[..], io::sink()).unwrap_err();
         assert_eq!(error.code().unwrap().to_string(), "input::scoring_json");
+    }
+
+    #[test]
+    fn a_line_without_end() {
+        let error = score_lines(Dataset::Math, BufReader::new(io::repeat(b'a')), io::sink()).unwrap_err();
+        assert_eq!(error.to_string(), "line 1 is longer than 64 MiB");
     }
 
     struct Broken;

@@ -60,6 +60,8 @@ pub(crate) fn float_text(number: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::{float_without_commas, is_close, round_to_6_decimals};
 
     #[test]

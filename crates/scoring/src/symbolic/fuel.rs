@@ -6,8 +6,8 @@ use std::cell::Cell;
 /// clock, so that a verdict is the same on every machine.
 pub(crate) struct Fuel(Cell<u64>);
 
-/// Some ten milliseconds' worth; ordinary answers take less than a thousandth of it.
-const STEPS: u64 = 400_000;
+/// Some ten milliseconds' worth; ordinary answers take some hundreds.
+const STEPS: u64 = 80_000;
 
 impl Default for Fuel {
     fn default() -> Self {
