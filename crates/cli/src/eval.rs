@@ -23,8 +23,8 @@ use crate::{host, report, terminal};
 /// What to evaluate, and on what.
 #[derive(Args)]
 pub struct EvalArgs {
-    /// Whose problems: gsm8k or math
-    #[arg(long, value_name = "NAME")]
+    /// Whose problems
+    #[arg(long, value_name = "NAME", value_parser = crate::score::datasets())]
     dataset: Dataset,
     /// Model: a folder in Hugging Face layout, a hub id or a short name [default: the one that the adapter names]
     #[arg(long, alias = "model_path", alias = "model-path", value_name = "PATH")]
@@ -191,6 +191,7 @@ fn run(args: &EvalArgs, comm: &dyn Communicator, stop: &AtomicBool) -> Result<Ex
         ui.warn(crate::cores::threads_warning(args.threads, &[crate::cores::bound_cores().unwrap_or(0)]));
         let unknown = args.adapter.as_deref().map(crate::merge::unknown_keys).unwrap_or_default();
         unknown.into_iter().for_each(|warning| ui.warn(Some(warning)));
+        ui.warn(other_base(args, &sources));
         if args.gpu_memory_utilization.is_some() {
             ui.warn(Some("--gpu-memory-utilization is vLLM's and has no effect here".to_owned()));
         }
@@ -255,6 +256,17 @@ fn sources(args: &EvalArgs) -> Result<Sources, Failed> {
     let (folder, model_name) =
         Places { revision }.model(model, Want::Everything, &mut note_download).map_err(EvalError::from)?;
     Ok(Sources { model: folder, model_name, adapter: args.adapter.clone(), data: vec![data] })
+}
+
+/// What to say where the adapter names another base than the model at hand. The same model may have several names.
+fn other_base(args: &EvalArgs, sources: &Sources) -> Option<String> {
+    let adapter = adapter::Adapter::read(args.adapter.as_deref()?).ok()?;
+    let named = adapter.config.base_model_name_or_path.filter(|name| !name.is_empty())?;
+    let same_place = || Some(Path::new(&named).canonicalize().ok()? == sources.model.canonicalize().ok()?);
+    let same = named == sources.model_name
+        || config::hub_id(&named).is_some_and(|id| id == sources.model_name)
+        || same_place() == Some(true);
+    (!same).then(|| format!("the adapter was made for {named}, and is laid over {}", sources.model_name))
 }
 
 /// Where the official script looks for the problems.

@@ -5,6 +5,7 @@ use std::io::{BufReader, BufWriter, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use miette::Diagnostic;
 use scoring::{Dataset, ScoringError, Totals};
 
@@ -15,8 +16,8 @@ use crate::format::{grouped, print};
 /// What to score, and where to.
 #[derive(Args)]
 pub struct ScoreArgs {
-    /// Whose problems they answer: gsm8k or math
-    #[arg(long, value_name = "NAME")]
+    /// Whose problems they answer
+    #[arg(long, value_name = "NAME", value_parser = datasets())]
     dataset: Dataset,
     /// JSON lines of the form {"completion": …, "ground_truth": …}; - for standard input
     #[arg(long, value_name = "FILE")]
@@ -27,6 +28,11 @@ pub struct ScoreArgs {
     /// Print the totals as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// The datasets by name.
+pub fn datasets() -> impl TypedValueParser<Value = Dataset> {
+    PossibleValuesParser::new(Dataset::ALL.map(Dataset::name)).try_map(|name| name.parse::<Dataset>())
 }
 
 /// Why nothing was scored.

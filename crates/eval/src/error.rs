@@ -13,6 +13,20 @@ pub enum EvalError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Run(#[from] TrainError),
+    /// The adapter was trained on other weights.
+    #[error("the adapter in {} was trained on another model than {}: {trained_on}", adapter.display(), model.display())]
+    #[diagnostic(
+        code(input::other_model),
+        help("name the model that it was trained on with --model; on another one, ΔW is noise")
+    )]
+    OtherModel {
+        /// The adapter's folder.
+        adapter: PathBuf,
+        /// The model's folder.
+        model: PathBuf,
+        /// What the run was told to train.
+        trained_on: String,
+    },
     /// A row of the dataset lacks what a problem needs.
     #[error("{place}: a {dataset} problem needs {needed}, and this row has {found}")]
     #[diagnostic(

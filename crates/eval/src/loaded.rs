@@ -1,10 +1,11 @@
 //! A model with its adapter in place, ready to generate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adapter::{AdaptedSpace, Adapter};
 use data::{Tokenizer, TokenizerOptions};
 use model::{CheckpointFiles, Decoder, DecoderWeights, ModelConfig, RowProducts, WeightReader};
+use serde_json::Value;
 use tch::{Device, Kind};
 use trainer::{Overlay, ScaledTheta};
 
@@ -52,18 +53,34 @@ impl Inputs {
             let adapter = Adapter::read(folder)?;
             let selection = adapter.config.selection(&folder.join("adapter_config.json"))?;
             let space = AdaptedSpace::select(&trainer::linear_modules(&config), &selection)?;
+            check_trained_on(folder, &files)?;
             Ok::<_, EvalError>((adapter, space))
         });
         Ok(Self { files, config, tokenizer, stop_ids, adapter: adapter.transpose()? })
     }
 }
 
+/// Refuses the adapter of a run of ours that was trained on another model. Other adapters do not say on which they were.
+fn check_trained_on(adapter: &Path, files: &CheckpointFiles) -> Result<(), EvalError> {
+    let path = adapter.join("run.json");
+    let run: Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap_or_default()).unwrap_or_default();
+    match run["fingerprints"]["model"].as_str() {
+        Some(trained_on) if trained_on != trainer::model_hash(files) => Err(EvalError::OtherModel {
+            adapter: adapter.to_owned(),
+            model: files.folder().to_owned(),
+            trained_on: run["config"]["model"].as_str().unwrap_or("another one").to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// `eos_token_id` of generation_config.json, a number or a list. A file that says nothing of use says nothing.
-fn generation_stop_ids(folder: &std::path::Path) -> Vec<u32> {
+fn generation_stop_ids(folder: &Path) -> Vec<u32> {
     let text = std::fs::read_to_string(folder.join("generation_config.json")).unwrap_or_default();
-    let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let config: Value = serde_json::from_str(&text).unwrap_or_default();
     let ids = match &config["eos_token_id"] {
-        serde_json::Value::Array(ids) => ids.as_slice(),
+        Value::Array(ids) => ids.as_slice(),
         one => std::slice::from_ref(one),
     };
     ids.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect()
