@@ -112,12 +112,14 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::{Cli, Print};
+    use crate::args::{Cli, Instead};
     use crate::templates::check_snapshot;
 
     fn made(words: &[&str]) -> Result<String, LaunchError> {
         let words = ["gpart-launch", "slurm"].iter().chain(words);
-        let Some(Print::Slurm(args)) = Cli::try_parse_from(words).unwrap().print else { panic!("not slurm") };
+        let Some(Instead::Slurm(args)) = Cli::try_parse_from(words).unwrap().instead else {
+            panic!("not slurm")
+        };
         script(&args, args.gpus_per_node.unwrap_or(0), "/opt/gpart dist", "/home/x/it's here")
     }
 
