@@ -75,7 +75,7 @@ pub struct Cli {
 pub enum Instead {
     /// Run every combination of settings one after the other, resumably, evaluate them, and make a table of them
     Sweep(Box<SweepArgs>),
-    /// Print or submit a Slurm batch script that survives time limits and preemption
+    /// Print or submit a Slurm batch script that survives time limits and preemption; of a sweep as an array
     Slurm(Box<SlurmArgs>),
     /// Print a manifest for Kubernetes with the MPI operator, or a Dockerfile for its image
     Kubernetes(KubernetesArgs),
@@ -287,9 +287,10 @@ pub struct SlurmArgs {
     /// The job's name
     #[arg(long, value_name = "NAME", default_value = "gpart")]
     pub job_name: String,
-    /// Where what ranks say goes; %j is the job's number
-    #[arg(long, value_name = "FILE", default_value = "slurm-%j.log")]
-    pub log: String,
+    /// Where what ranks say goes; %j is the job's number. By default slurm-%j.log, for a sweep slurm-%A_%a.log, by the
+    /// numbers of the array and of the run in it
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<String>,
     /// Seconds before the time limit at which the run is asked to stop: more than a step and its checkpoint take
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=65535))]
     pub stop_before: u32,
@@ -312,7 +313,8 @@ pub struct SlurmArgs {
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
     /// What is swept: then the script is of an array of jobs, one a combination.
-    #[command(flatten, next_help_heading = "A sweep: an array of jobs, one a combination")]
+    #[command(flatten)]
+    #[command(next_help_heading = "A sweep: an array of jobs, one a combination")]
     pub swept: SweptArgs,
     /// Jobs of a sweep that may run at the same time
     #[arg(long, value_name = "K", value_parser = at_least_one)]

@@ -103,13 +103,16 @@ impl Going<'_> {
             let evaluations = runs[*at].evaluations.iter().map(|one| one.progress.seconds);
             runs[*at].progress.seconds + evaluations.sum::<f64>()
         };
-        let mean = done.iter().map(took).sum::<f64>() / done.len() as f64;
+        // Of one that was killed the time is not known.
+        let known: Vec<f64> = done.iter().map(took).filter(|seconds| *seconds > 0.0).collect();
+        let mean = known.iter().sum::<f64>() / known.len() as f64;
         let left = left.iter().filter(|other| **other >= at).count();
-        if done.is_empty() || left < 2 {
+        if known.is_empty() {
             return String::new();
         }
         let time = spell(Duration::from_secs_f64(mean * left as f64));
-        format!("; about {time} for this and {} more, by {}", left - 1, counted(done.len()))
+        let more = if left > 1 { format!(" and {} more", left - 1) } else { String::new() };
+        format!("; about {time} for it{more}, by those before")
     }
 
     /// Evaluates a run that is done. Some: the sweep ends here.
@@ -249,7 +252,8 @@ fn how(exit: Exit) -> &'static str {
     }
 }
 
-fn counted(runs: usize) -> String {
+/// `1 run`, `4 runs`.
+pub fn counted(runs: usize) -> String {
     if runs == 1 { "1 run".to_owned() } else { format!("{runs} runs") }
 }
 

@@ -126,14 +126,16 @@ fn all_combinations_run_in_their_order() {
 #[test]
 fn a_sweep_killed_in_its_second_run_goes_on() {
     let (killed, plain) = (Sweep::new(), Sweep::new());
-    let other = plain.start(&FOUR[..4], &SLOW);
-    let running = killed.start(&FOUR, &SLOW);
+    // Ranks may live on for seconds: not so long that they get through.
+    let long = [("STAND_IN_STEPS", "100"), ("STAND_IN_ONLY", "--seed 1 --d 32768")];
+    let other = plain.start(&FOUR[..4], &long);
+    let running = killed.start(&FOUR, &long);
     wait_until(|| killed.steps(NAMES[1]) >= 3);
     running.signal(Signal::KILL);
     killed.0.expect_no_process_within(Duration::from_secs(5));
     drop(running);
     assert_eq!(killed.states(), ["done", "running", "waiting", "waiting"]);
-    let outcome = killed.start(&FOUR, &SLOW).finish().expect_code(0);
+    let outcome = killed.start(&FOUR, &long).finish().expect_code(0);
     outcome.expect_text("run 1 of 4 (seed 1, d 4096): done before").expect_text("resumed after step");
     assert_eq!(NAMES.map(|name| killed.starts(name).len()), [1, 2, 1, 1]);
     other.finish().expect_code(0);
@@ -280,7 +282,7 @@ fn bad_lists_are_refused() {
     refused(&["--seeds", "1"], &["--output", "x"], "--output stands behind `--`");
     // By another name of the same flag.
     refused(&["--set", "lr=1,2"], &["--learning-rate", "1"], "lr is swept, and it is set otherwise too");
-    refused(&["--set", "lr=1,2", "--set", "learning-rate=1,2"], &[], "and it is set otherwise too");
+    refused(&["--set", "lr=1,2", "--set", "learning-rate=3,4"], &[], "and it is set otherwise too");
     // Two spellings of one value.
     refused(
         &["--seeds", "1,2,01"],
