@@ -29,19 +29,21 @@ Exit status:
 const SWEEP_EXAMPLES: &str = "\
 Examples:
   six runs on the GPUs of this machine, each evaluated on two test sets
-    gpart-launch sweep --seeds 1,2,3 --d 4096,32768 --eval gsm8k,math -- metamath --model Llama-3.1-8B
+    gpart-launch sweep --seeds 1,2,3 --d 4096,32768 --eval gsm8k,math -- metamath --model M
   what would be run
-    gpart-launch sweep --set learning-rate=1e-4,2e-4 --seeds 1,2 --dry-run -- metamath --preset demo
+    gpart-launch sweep --set learning-rate=1e-4,2e-4 --seeds 1,2 --dry-run -- metamath --model M
   the table of what is there so far
     gpart-launch sweep --collect-only --output experiments/sweeps/seed1-2-3_d4096-32768
-  the same six runs as an array of Slurm jobs
-    gpart-launch slurm --gpus-per-node 8 --seeds 1,2,3 --d 4096,32768 --at-once 2 --submit -- metamath --model …
+  the same six runs as an array of Slurm jobs, two at a time
+    gpart-launch slurm --seeds 1,2,3 --d 4096,32768 --at-once 2 --submit -- metamath --model M
 
-The same command typed again skips the runs that are done, goes on with the one that was begun, and tries those again
-that failed. Signals as for a single run: the step in progress is finished, and the sweep ends with 75.
+The same command typed again skips the runs that are done, goes on with the one that was
+begun, and tries those again that failed. Signals as for a single run: after the step in
+progress the sweep ends with 75.
 
 Exit status:
-  0 all done   1 some failed, or there is no table   2 wrong input   75 stopped early, resumable   130 ended at once";
+  0 all done   1 some failed, or there is no table   2 wrong input
+  75 stopped early, resumable   130 ended at once";
 
 /// Starts a run of gpart-dist on many GPUs, watches it, and starts it again where it left off when a rank crashes,
 /// hangs or is killed, or a machine is lost.
@@ -78,7 +80,7 @@ pub enum Instead {
     /// Print or submit a Slurm batch script that survives time limits and preemption; of a sweep as an array
     Slurm(Box<SlurmArgs>),
     /// Print a manifest for Kubernetes with the MPI operator, or a Dockerfile for its image
-    Kubernetes(KubernetesArgs),
+    Kubernetes(Box<KubernetesArgs>),
 }
 
 /// A run, and how to run it.

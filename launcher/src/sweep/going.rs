@@ -39,7 +39,8 @@ impl Going<'_> {
         let already = if done > 0 { format!("; {done} done already") } else { String::new() };
         let (swept, folder) = (shown_axes(&plan.axes), plan.folder.display());
         report::note(&format!("a sweep of {} over {swept} in {folder}{already}", counted(all)));
-        let mut is_first = true;
+        // Where one got through, another one that is refused says nothing about the rest.
+        let mut is_first = done == 0;
         for at in 0..all {
             if self.is_done(at) {
                 report::note(&format!("{}: done before", plan.name(at)));

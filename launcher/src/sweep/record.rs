@@ -212,7 +212,8 @@ pub fn put_aside(folder: &Path) -> Result<PathBuf, LaunchError> {
 
 /// Writes a file so that whoever looks, and whenever the machine goes down, it is the old one or the new one.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), LaunchError> {
-    let fresh = path.with_added_extension("new");
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = path.with_file_name(format!("{name}.new"));
     let write = || {
         let mut file = std::fs::File::create(&fresh)?;
         file.write_all(bytes)?;

@@ -199,6 +199,8 @@ fn input_refused_by_the_first_run_stops_the_sweep() {
     let outcome = sweep.start(&["--seeds", "1,2,3"], &refusing).finish().expect_code(1);
     outcome.expect_text("run 2 of 3 (seed 2): refused after").expect_text("exit status 2");
     assert_eq!(sweep.states(), ["done", "failed", "done"]);
+    // Also when the others are done already.
+    sweep.start(&["--seeds", "1,2,3"], &refusing).finish().expect_code(1).expect_text("1 of 3 runs failed");
 }
 
 fn stops_at(sent: Signal) {
