@@ -341,7 +341,7 @@ fn a_torn_record_is_put_aside() {
         let outcome = sweep.start(&["--seeds", "1,2"], &QUICK).finish().expect_code(0);
         outcome.expect_text("warning: ").expect_text("sweep.json.damaged now");
         assert_eq!((sweep.states(), sweep.starts("seed1").len()), (vec!["done".to_owned(); 2], 2 + nth));
-        assert_eq!(fs::read(sweep.run("sweep.json.damaged")).unwrap(), text[..length].as_bytes());
+        assert_eq!(fs::read(sweep.run("sweep.json.damaged")).unwrap(), &text.as_bytes()[..length]);
         assert_eq!(sweep.steps("seed1"), 3);
     }
 }
