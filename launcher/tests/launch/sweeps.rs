@@ -233,6 +233,21 @@ fn sigusr1_stops_resumably() {
     stops_at(Signal::USR1);
 }
 
+/// `--resume never` would refuse what the sweep itself has begun.
+#[test]
+fn a_restart_drops_what_only_the_first_start_may_say() {
+    let sweep = Sweep::new();
+    let command = || sweep.command(&["--seeds", "1"], &["--resume", "never"], &SLOW);
+    let running = Running::start(command());
+    wait_until(|| sweep.steps("seed1") >= 3);
+    running.signal(Signal::INT);
+    running.finish().expect_code(75);
+    Running::start(command()).finish().expect_code(0);
+    let [first, second] = sweep.starts("seed1").try_into().unwrap();
+    assert!(first.contains("--resume never"), "{first}");
+    assert!(!second.contains("never") && second.ends_with("--resume auto"), "{second}");
+}
+
 /// A stop that comes with the last step is no reason to begin the next run.
 #[test]
 fn a_stop_in_the_last_step_counts() {
