@@ -14,8 +14,15 @@ use crate::harness::{Outcome, Running, Scratch, launcher, stand_in, wait_until};
 const FOUR: [&str; 6] = ["--seeds", "1,2", "--d", "4096,32768", "-n", "2"];
 const NAMES: [&str; 4] = ["seed1_d4096", "seed1_d32768", "seed2_d4096", "seed2_d32768"];
 /// Long enough to be met at work.
-const SLOW: [(&str, &str); 2] = [("STAND_IN_STEPS", "20"), ("STAND_IN_MILLISECONDS", "50")];
+const SLOW: [(&str, &str); 2] = [("STAND_IN_STEPS", "40"), ("STAND_IN_MILLISECONDS", "50")];
 const QUICK: [(&str, &str); 2] = [("STAND_IN_STEPS", "3"), ("STAND_IN_MILLISECONDS", "5")];
+
+/// Steps of a run that is to be met at work however busy the machine is.
+const LONG: usize = 100;
+
+/// The second of four runs has so many; the others have 10.
+const SECOND_IS_LONG: [(&str, &str); 2] =
+    [("STAND_IN_STEPS", "100"), ("STAND_IN_ONLY", "--seed 1 --d 32768")];
 
 /// A sweep in a folder of its own.
 struct Sweep(Scratch);
@@ -127,19 +134,20 @@ fn all_combinations_run_in_their_order() {
 fn a_sweep_killed_in_its_second_run_goes_on() {
     let (killed, plain) = (Sweep::new(), Sweep::new());
     // Ranks may live on for seconds: not so long that they get through.
-    let long = [("STAND_IN_STEPS", "100"), ("STAND_IN_ONLY", "--seed 1 --d 32768")];
-    let other = plain.start(&FOUR[..4], &long);
-    let running = killed.start(&FOUR, &long);
+    let other = plain.start(&FOUR[..4], &SECOND_IS_LONG);
+    let running = killed.start(&FOUR, &SECOND_IS_LONG);
     wait_until(|| killed.steps(NAMES[1]) >= 3);
     running.signal(Signal::KILL);
     killed.0.expect_no_process_within(Duration::from_secs(5));
     drop(running);
     assert_eq!(killed.states(), ["done", "running", "waiting", "waiting"]);
-    let outcome = killed.start(&FOUR, &long).finish().expect_code(0);
+    let outcome = killed.start(&FOUR, &SECOND_IS_LONG).finish().expect_code(0);
     outcome.expect_text("run 1 of 4 (seed 1, d 4096): done before").expect_text("resumed after step");
     assert_eq!(NAMES.map(|name| killed.starts(name).len()), [1, 2, 1, 1]);
     other.finish().expect_code(0);
-    assert_eq!(killed.lasting(), plain.lasting());
+    let (left, right) = (killed.lasting(), plain.lasting());
+    assert!(left.keys().eq(right.keys()), "{:?} {:?}", left.keys(), right.keys());
+    left.iter().for_each(|(place, text)| assert_eq!(*text, right[place], "{place}"));
 }
 
 /// What may happen between the end of a run and the record's: the run's own word counts.
@@ -205,7 +213,7 @@ fn input_refused_by_the_first_run_stops_the_sweep() {
 
 fn stops_at(sent: Signal) {
     let sweep = Sweep::new();
-    let running = sweep.start(&FOUR, &SLOW);
+    let running = sweep.start(&FOUR, &SECOND_IS_LONG);
     wait_until(|| sweep.steps(NAMES[1]) >= 3);
     running.signal(sent);
     let outcome = running.finish().expect_code(75);
@@ -218,9 +226,9 @@ fn stops_at(sent: Signal) {
     assert_eq!(sweep.record()["runs"][1]["exit_code"], 75);
     sweep.0.expect_no_process_within(Duration::ZERO);
     let made = sweep.steps(NAMES[1]);
-    let outcome = sweep.start(&FOUR, &SLOW).finish().expect_code(0);
+    let outcome = sweep.start(&FOUR, &SECOND_IS_LONG).finish().expect_code(0);
     outcome.expect_text(&format!("resumed after step {made}"));
-    assert!(NAMES.iter().all(|name| sweep.steps(name) == 20));
+    assert_eq!(NAMES.map(|name| sweep.steps(name)), [10, LONG, 10, 10]);
 }
 
 #[test]
@@ -259,7 +267,7 @@ fn a_stop_in_the_last_step_counts() {
     running.signal(Signal::TERM);
     let outcome = running.finish().expect_code(75);
     outcome.expect_text("asked to stop before run 2 of 2 (seed 2)");
-    assert_eq!((sweep.states(), sweep.steps("seed1")), (vec!["done".to_owned(), "waiting".to_owned()], 20));
+    assert_eq!((sweep.states(), sweep.steps("seed1")), (vec!["done".to_owned(), "waiting".to_owned()], 40));
 }
 
 #[test]

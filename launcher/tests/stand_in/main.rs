@@ -192,6 +192,7 @@ impl Rank {
             fs::create_dir_all(&self.output)?;
             let mut starts =
                 fs::File::options().create(true).append(true).open(self.output.join("starts"))?;
+            cut_back(&self.output.join("metrics.jsonl"), step)?;
             writeln!(starts, "{}", std::env::args().skip(1).collect::<Vec<_>>().join(" "))?;
         }
         if self.rank == 0 && step > 0 {
@@ -244,12 +245,13 @@ impl Rank {
     }
 
     fn save(&self, step: u64, theta: u64) -> Result<(), Failure> {
-        let fresh = self.output.join("state.new");
-        fs::write(&fresh, format!("{step} {theta}"))?;
-        fs::rename(fresh, self.output.join("state"))?;
+        // In this order, and cut back at the next start: killed in between it makes the step once more.
         let mut metrics =
             fs::File::options().create(true).append(true).open(self.output.join("metrics.jsonl"))?;
         writeln!(metrics, "{{\"step\": {step}, \"theta_blake3\": \"{theta:016x}\"}}")?;
+        let fresh = self.output.join("state.new");
+        fs::write(&fresh, format!("{step} {theta}"))?;
+        fs::rename(fresh, self.output.join("state"))?;
         writeln!(std::io::stdout(), "step {step}/{}", self.steps)?;
         self.tell(|link| link.durable(step));
         Ok(())
@@ -315,6 +317,16 @@ impl Rank {
         }
         Ok(())
     }
+}
+
+/// Leaves so many lines.
+fn cut_back(path: &Path, lines: u64) -> Result<(), Failure> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let kept: String = text.split_inclusive('\n').take(usize::try_from(lines)?).collect();
+    if kept != text {
+        fs::write(path, kept)?;
+    }
+    Ok(())
 }
 
 /// Takes memory until the kernel objects.
