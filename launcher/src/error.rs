@@ -282,4 +282,133 @@ pub enum LaunchError {
         /// What it said.
         why: String,
     },
+    /// A list of values.
+    #[error("--{option}: {why}")]
+    #[diagnostic(
+        code(input::swept_list),
+        help(
+            "write --seeds 1,2,3, --d 4096,32768 or --set FLAG=VALUE,VALUE; values with commas in them are separated by ;"
+        )
+    )]
+    SweptList {
+        /// The option.
+        option: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// A sweep over nothing.
+    #[error("nothing is swept")]
+    #[diagnostic(
+        code(input::nothing_swept),
+        help(
+            "give --seeds 1,2,3, --d 4096,32768 or --set FLAG=VALUE,VALUE before `--`; one run is gpart-launch -- …"
+        )
+    )]
+    NothingSwept,
+    /// A flag in two places.
+    #[error("{flag} is swept, and it is set otherwise too")]
+    #[diagnostic(
+        code(input::swept_twice),
+        help("leave it out behind `--`, or do not sweep it; names that mean the same flag count as one")
+    )]
+    SweptTwice {
+        /// Which.
+        flag: String,
+    },
+    /// The folder of all runs.
+    #[error("--output stands behind `--`, where all runs would share it")]
+    #[diagnostic(
+        code(input::output_of_sweep),
+        help(
+            "write it before `--`: gpart-launch sweep --output DIR … -- metamath …; each run has a folder in it"
+        )
+    )]
+    OutputOfSweep,
+    /// Two combinations that are one.
+    #[error("{first} and {second} come to the same settings")]
+    #[diagnostic(code(input::same_settings), help("leave one of the two values out"))]
+    SameSettings {
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A data set of an evaluation.
+    #[error("{what}: {why}")]
+    #[diagnostic(
+        code(input::evaluation),
+        help(
+            "write --eval gsm8k,math --eval-data gsm8k=FILE --eval-data math=FILE --eval-args \"--batch-size 16\""
+        )
+    )]
+    Evaluation {
+        /// The option.
+        what: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// An option of a sweep where there is none.
+    #[error("{option} is for sweeps, and nothing is swept")]
+    #[diagnostic(code(input::no_sweep), help("give --seeds, --d or --set as well, or leave it out"))]
+    NoSweep {
+        /// Which.
+        option: &'static str,
+    },
+    /// The folder is taken.
+    #[error("{} holds another sweep:{lines}", folder.display())]
+    #[diagnostic(
+        code(input::other_sweep),
+        help("type the same command again to go on with that one, or choose another folder with --output")
+    )]
+    OtherSweep {
+        /// The folder.
+        folder: PathBuf,
+        /// What differs.
+        lines: String,
+    },
+    /// A file of a sweep's folder.
+    #[error("{} cannot be written", path.display())]
+    #[diagnostic(code(run::sweep_file), help("look at the space and the permissions of its folder"))]
+    SweepFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Runs of a sweep.
+    #[error("{failed} of {all} runs failed:{lines}")]
+    #[diagnostic(
+        code(run::sweep),
+        help(
+            "what each said is above and in its folder's logs/; the same command tries them again, and skips runs that are \
+             done"
+        )
+    )]
+    SweepFailed {
+        /// How many.
+        failed: usize,
+        /// Of how many.
+        all: usize,
+        /// Which, and why, a line each.
+        lines: String,
+    },
+    /// No table.
+    #[error("the table of {} could not be made: {why}", folder.display())]
+    #[diagnostic(
+        code(run::collect),
+        help("the runs are as they were; gpart-launch sweep --collect-only --output {} tries again", folder.display())
+    )]
+    NoTable {
+        /// The sweep's folder.
+        folder: PathBuf,
+        /// What gpart-dist said.
+        why: String,
+    },
+    /// A folder that is none.
+    #[error("there is no folder {}", folder.display())]
+    #[diagnostic(code(input::no_sweep_folder), help("name the folder of a sweep with --output"))]
+    NoSweepFolder {
+        /// What was given.
+        folder: PathBuf,
+    },
 }

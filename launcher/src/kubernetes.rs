@@ -107,13 +107,13 @@ mod tests {
     use serde_norway::Value;
 
     use super::*;
-    use crate::args::{Cli, Print};
+    use crate::args::{Cli, Instead};
     use crate::templates::check_snapshot;
 
     fn made(words: &[&str]) -> Result<String, LaunchError> {
         let words = ["gpart-launch", "kubernetes", "--image=registry/gpart:1"].iter().chain(words);
         let cli = Cli::try_parse_from(words).unwrap();
-        let Some(Print::Kubernetes(args)) = cli.print else { panic!("not kubernetes") };
+        let Some(Instead::Kubernetes(args)) = cli.instead else { panic!("not kubernetes") };
         manifest(&args)
     }
 

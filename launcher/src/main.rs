@@ -26,12 +26,13 @@ mod run;
 mod signals;
 mod slurm;
 mod supervise;
+mod sweep;
 mod templates;
 mod terminal;
 
 use clap::Parser;
 
-use args::{Cli, Print};
+use args::{Cli, Instead};
 use error::LaunchError;
 use exit::Exit;
 
@@ -42,8 +43,9 @@ fn main() -> std::process::ExitCode {
     }
     let cli = Cli::try_parse().unwrap_or_else(|error| refuse_command_line(&error));
     let outcome = match cli {
-        Cli { print: Some(Print::Slurm(args)), .. } => slurm::run(&args).map(|()| Exit::Done),
-        Cli { print: Some(Print::Kubernetes(args)), .. } => kubernetes::run(&args).map(|()| Exit::Done),
+        Cli { instead: Some(Instead::Sweep(args)), .. } => sweep::run(&args),
+        Cli { instead: Some(Instead::Slurm(args)), .. } => slurm::run(&args).map(|()| Exit::Done),
+        Cli { instead: Some(Instead::Kubernetes(args)), .. } => kubernetes::run(&args).map(|()| Exit::Done),
         Cli { run, .. } => run::run(&run),
     };
     let exit = outcome.unwrap_or_else(|error| {

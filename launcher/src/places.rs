@@ -1,6 +1,6 @@
 //! How many ranks, and where.
 
-use crate::args::RunArgs;
+use crate::args::LaunchArgs;
 use crate::backend::{Backend, Kind};
 use crate::error::LaunchError;
 use crate::hosts::{self, Host};
@@ -21,7 +21,7 @@ pub struct Places {
 
 impl Places {
     /// Decides from what was asked for and what is there. Names of hosts are looked up, and hosts are reached.
-    pub fn decide(args: &RunArgs, backend: &Backend) -> Result<Self, LaunchError> {
+    pub fn decide(args: &LaunchArgs, backend: &Backend) -> Result<Self, LaunchError> {
         let mut given = match (&args.hosts, &args.hostfile) {
             (Some(list), _) => hosts::of_list(list)?,
             (None, Some(path)) => hosts::of_file(path)?,
@@ -79,7 +79,7 @@ fn fill_in_slots(given: &mut [Host], ranks: Option<usize>) {
     given.iter_mut().for_each(|host| host.slots = host.slots.or(Some(slots)));
 }
 
-fn here(args: &RunArgs) -> Places {
+fn here(args: &LaunchArgs) -> Places {
     let ranks = args.ranks.unwrap_or_else(|| {
         let found = gpus::count();
         match found.count {
@@ -96,7 +96,7 @@ fn here(args: &RunArgs) -> Places {
     Places { hosts: Vec::new(), named: false, ranks, others: false }
 }
 
-fn in_allocation(args: &RunArgs) -> Places {
+fn in_allocation(args: &LaunchArgs) -> Places {
     let number = |name: &str| std::env::var(name).ok()?.parse::<usize>().ok().filter(|number| *number > 0);
     let nodes = number("SLURM_JOB_NUM_NODES").or_else(|| number("SLURM_NNODES")).unwrap_or(1);
     let of_gpus = || number("SLURM_GPUS_ON_NODE").map(|gpus| gpus * nodes);

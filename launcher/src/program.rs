@@ -1,5 +1,6 @@
 //! `gpart-dist`: where it is, and what it makes of a command's settings.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,9 @@ pub struct Settings {
     pub mesh: Mesh,
 }
 
+/// All settings of a command by their names.
+pub type Resolved = BTreeMap<String, Setting>;
+
 /// Degrees of the mesh, as far as they were said.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mesh {
@@ -46,10 +50,12 @@ pub struct Mesh {
 }
 
 /// A setting as `gpart-dist config --json` prints it.
-#[derive(Deserialize)]
-struct Setting {
-    value: serde_json::Value,
-    from: String,
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Setting {
+    /// Its value.
+    pub value: serde_json::Value,
+    /// Where that came from: `default`, `flag --NAME`, `preset NAME, FILE:LINE` and the like.
+    pub from: String,
 }
 
 /// Refuses a command that is none of a run.
@@ -64,10 +70,8 @@ pub fn check_trains(command: &[String]) -> Result<(), LaunchError> {
 
 /// Asks for the settings of a command. Its own words on what is wrong with them have been passed on.
 pub fn settings(program: &Path, command: &[String]) -> Result<Settings, LaunchError> {
-    let text = ask(program, command, &["--json"])?;
+    let map = resolved(program, command)?;
     let unreadable = |why: String| LaunchError::UnreadableSettings { program: program.to_owned(), why };
-    let map: std::collections::BTreeMap<String, Setting> =
-        serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
     let output = map.get("output").ok_or_else(|| unreadable("there is no `output`".to_owned()))?;
     let output = match output.value.as_str() {
         Some(folder) => PathBuf::from(folder),
@@ -88,17 +92,37 @@ pub fn settings(program: &Path, command: &[String]) -> Result<Settings, LaunchEr
     Ok(Settings { output, mesh })
 }
 
+/// Asks for all settings of a command. Its own words on what is wrong with them have been passed on.
+pub fn resolved(program: &Path, command: &[String]) -> Result<Resolved, LaunchError> {
+    parsed(program, &ask(program, command, &["--json"])?)
+}
+
+/// The same without a word; none where the settings are wrong.
+pub fn resolved_quietly(program: &Path, command: &[String]) -> Option<Resolved> {
+    let output = config(program, command, &["--json"]).output().ok()?;
+    output.status.success().then(|| parsed(program, &output.stdout).ok())?
+}
+
+fn parsed(program: &Path, text: &[u8]) -> Result<Resolved, LaunchError> {
+    let unreadable = |why: String| LaunchError::UnreadableSettings { program: program.to_owned(), why };
+    serde_json::from_slice(text).map_err(|error| unreadable(error.to_string()))
+}
+
 /// The value in the table's line `output  VALUE  FROM`.
 fn named_output(table: &str, from: &str) -> Option<PathBuf> {
     let line = table.lines().find_map(|line| line.strip_prefix("output ")?.trim().strip_suffix(from))?;
     Some(line.trim()).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-fn ask(program: &Path, command: &[String], more: &[&str]) -> Result<Vec<u8>, LaunchError> {
+fn config(program: &Path, command: &[String], more: &[&str]) -> Command {
     let mut asked = Command::new(program);
     asked.arg("config").args(command).args(more).stdin(Stdio::null());
+    asked
+}
+
+fn ask(program: &Path, command: &[String], more: &[&str]) -> Result<Vec<u8>, LaunchError> {
     let failed = |why: String| LaunchError::BrokenProgram { program: program.to_owned(), why };
-    let output = asked.output().map_err(|error| failed(error.to_string()))?;
+    let output = config(program, command, more).output().map_err(|error| failed(error.to_string()))?;
     match output.status.code() {
         Some(0) => Ok(output.stdout),
         Some(2) => {

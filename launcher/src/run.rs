@@ -2,17 +2,20 @@
 
 use std::io::IsTerminal;
 use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
 
 use control_plane::decide::Limits;
 use control_plane::{Coordinator, CoordinatorOptions, MetricsOptions, TlsPolicy};
 
-use crate::args::RunArgs;
+use crate::args::{LaunchArgs, RunArgs};
 use crate::attempt::View;
 use crate::backend::Backend;
 use crate::error::LaunchError;
 use crate::exit::Exit;
 use crate::lock::OutputLock;
 use crate::places::{Places, counted};
+use crate::program::Mesh;
 use crate::supervise::Supervisor;
 use crate::{hosts, leftovers, processes, program, report, signals};
 
@@ -36,15 +39,65 @@ const NAMES: [&str; 13] = [
     "no_proxy",
 ];
 
+/// What ranks are started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Steps, which the coordinator hears of; a stop waits for the one in progress.
+    Training,
+    /// An evaluation, which may report to nobody; it goes on from the answers that it has, so a stop waits for nothing.
+    Evaluation,
+}
+
+/// What is run.
+pub struct Work<'a> {
+    /// What for.
+    pub purpose: Purpose,
+    /// The command of gpart-dist.
+    pub command: &'a [String],
+    /// The folder that it writes to.
+    pub output: PathBuf,
+    /// The mesh that the command asks for.
+    pub mesh: Mesh,
+}
+
 /// Runs a command to its end, or to where it has to be given up.
 pub fn run(args: &RunArgs) -> Result<Exit, LaunchError> {
     let signals = signals::listen()?;
-    program::check_trains(&args.command)?;
+    training(&args.launch, &args.command, &signals)
+}
+
+/// Runs a command that trains.
+pub fn training(args: &LaunchArgs, command: &[String], signals: &Receiver<i32>) -> Result<Exit, LaunchError> {
+    program::check_trains(command)?;
     let backend = Backend::find()?;
     let program = program::find(args.program.as_deref())?;
-    let settings = program::settings(&program, &args.command)?;
+    let settings = program::settings(&program, command)?;
+    let work = Work { purpose: Purpose::Training, command, output: settings.output, mesh: settings.mesh };
+    supervised(args, backend, program, work, signals)
+}
+
+/// Runs an evaluation that writes to the folder of a run.
+pub fn evaluation(
+    args: &LaunchArgs,
+    command: &[String],
+    output: PathBuf,
+    signals: &Receiver<i32>,
+) -> Result<Exit, LaunchError> {
+    let backend = Backend::find()?;
+    let program = program::find(args.program.as_deref())?;
+    let work = Work { purpose: Purpose::Evaluation, command, output, mesh: Mesh::default() };
+    supervised(args, backend, program, work, signals)
+}
+
+fn supervised(
+    args: &LaunchArgs,
+    backend: Backend,
+    program: PathBuf,
+    work: Work<'_>,
+    signals: &Receiver<i32>,
+) -> Result<Exit, LaunchError> {
     let places = Places::decide(args, &backend)?;
-    let lock = OutputLock::take(&settings.output)?;
+    let lock = OutputLock::take(&work.output)?;
     processes::become_reaper();
     let removed = leftovers::remove();
     if removed > 0 {
@@ -53,7 +106,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, LaunchError> {
         ));
     }
     let limits = limits(args);
-    let coordinator = match coordinator(args, &places, &settings.output, &limits) {
+    let coordinator = match coordinator(args, &places, &work.output, &limits) {
         Ok(coordinator) => coordinator,
         Err(error) => {
             lock.give_back(true);
@@ -69,15 +122,16 @@ pub fn run(args: &RunArgs) -> Result<Exit, LaunchError> {
         "{}{place} with {}; the run's folder is {}",
         counted(places.ranks),
         backend.name(),
-        settings.output.display()
+        work.output.display()
     ));
     let terminal = std::io::stdout().is_terminal();
     let mut supervisor = Supervisor {
         backend,
         program,
-        output: settings.output.clone(),
-        mesh: settings.mesh,
-        command: args.command.clone(),
+        purpose: work.purpose,
+        output: work.output,
+        mesh: work.mesh,
+        command: work.command.to_vec(),
         view: View { terminal, prefixed: places.ranks > 1 },
         variables: variables(&args.variables),
         more: args.mpi_arguments.clone(),
@@ -85,7 +139,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, LaunchError> {
         places,
         limits,
         coordinator: &coordinator,
-        signals: &signals,
+        signals,
         stopping: None,
         attempts: Vec::new(),
     };
@@ -102,14 +156,14 @@ pub fn run(args: &RunArgs) -> Result<Exit, LaunchError> {
     outcome
 }
 
-fn limits(args: &RunArgs) -> Limits {
+fn limits(args: &LaunchArgs) -> Limits {
     let patience = args.patience.map(std::time::Duration::from_secs_f64);
     Limits { patience: patience.unwrap_or(Limits::default().patience), ..Limits::default() }
 }
 
 /// Starts the coordinator: on loopback where all ranks are here, else with TLS where the other hosts see this one.
 fn coordinator(
-    args: &RunArgs,
+    args: &LaunchArgs,
     places: &Places,
     output: &std::path::Path,
     limits: &Limits,

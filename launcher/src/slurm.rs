@@ -7,10 +7,17 @@ use serde::Serialize;
 
 use crate::args::SlurmArgs;
 use crate::error::LaunchError;
+use crate::sweep::array::{self, Array, Run};
 use crate::templates::{fill, plain, shell, value};
 use crate::{gpus, program, report};
 
 const TEMPLATE: &str = include_str!("../templates/job.sbatch");
+
+/// Where what ranks say goes.
+const LOG: &str = "slurm-%j.log";
+const ARRAY_LOG: &str = "slurm-%A_%a.log";
+/// Options that the job which makes the table of a sweep needs as well to be taken.
+const OF_TABLE_TOO: [&str; 4] = ["partition", "account", "qos", "reservation"];
 
 /// Values of the template.
 #[derive(Serialize)]
@@ -25,16 +32,20 @@ struct Values {
     stop_before: u32,
     folder: String,
     mpi: String,
-    command: String,
+    /// Of a sweep alone.
+    array: Option<Array>,
+    /// One, or one for each job of the array.
+    runs: Vec<Run>,
 }
 
 /// Prints, writes or submits a script.
 pub fn run(args: &SlurmArgs) -> Result<(), LaunchError> {
-    program::check_trains(&args.command)?;
-    let program = program::find(args.program.as_deref())?;
-    let program = std::path::absolute(&program).unwrap_or(program);
     // What is wrong with the settings is said now, not when the job's turn comes.
-    program::settings(&program, &args.command)?;
+    let (array, runs) = match array::is_wanted(args)? {
+        true => array::of(args).map(|(array, runs)| (Some(array), runs))?,
+        false => (None, vec![one_run(args)?]),
+    };
+    let folder_of_sweep = array.as_ref().map(|array| array.folder.clone());
     let folder = std::env::current_dir()
         .map_err(|source| LaunchError::Start { what: "the script (no working folder)".to_owned(), source })?;
     let found = if args.gpus_per_node.is_none() { gpus::count().count } else { 0 };
@@ -42,15 +53,19 @@ pub fn run(args: &SlurmArgs) -> Result<(), LaunchError> {
         report::note("no GPU here and no --gpus-per-node: the script asks for none");
     }
     let gpus = args.gpus_per_node.unwrap_or(found);
-    let script = script(args, gpus, &program.to_string_lossy(), &folder.to_string_lossy())?;
+    let script = script(args, gpus, array, runs, &folder.to_string_lossy())?;
     match &args.output_script {
         Some(path) => {
             let failed = |source| LaunchError::Script { path: path.clone(), source };
             std::fs::write(path, &script).map_err(failed)?;
             rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o755)).map_err(|e| failed(e.into()))?;
-            report::note(&format!("wrote {}; submit it with: sbatch {}", path.display(), path.display()));
+            let with = if folder_of_sweep.is_some() { "bash" } else { "sbatch" };
+            report::note(&format!("wrote {}; submit it with: {with} {}", path.display(), path.display()));
         }
-        None if args.submit => submit(&script)?,
+        None if args.submit => match folder_of_sweep {
+            Some(folder) => array::submit(&folder, &script)?,
+            None => submit(&script)?,
+        },
         None => {
             let _ = std::io::stdout().write_all(script.as_bytes());
         }
@@ -58,7 +73,29 @@ pub fn run(args: &SlurmArgs) -> Result<(), LaunchError> {
     Ok(())
 }
 
-fn script(args: &SlurmArgs, gpus: usize, program: &str, folder: &str) -> Result<String, LaunchError> {
+/// The run of a job that is no array.
+fn one_run(args: &SlurmArgs) -> Result<Run, LaunchError> {
+    program::check_trains(&args.command)?;
+    let program = program::find(args.program.as_deref())?;
+    let program = std::path::absolute(&program).unwrap_or(program);
+    program::settings(&program, &args.command)?;
+    run_of(&program.to_string_lossy(), &args.command)
+}
+
+fn run_of(program: &str, command: &[String]) -> Result<Run, LaunchError> {
+    let words = std::iter::once(program).chain(command.iter().map(String::as_str));
+    let words = words.map(|word| shell("the command", word)).collect::<Result<Vec<String>, _>>()?;
+    Ok(Run { about: String::new(), command: words.join(" "), evaluations: Vec::new() })
+}
+
+/// Fills the script in.
+pub fn script(
+    args: &SlurmArgs,
+    gpus: usize,
+    mut array: Option<Array>,
+    runs: Vec<Run>,
+    folder: &str,
+) -> Result<String, LaunchError> {
     let mut options = Vec::new();
     for (name, given) in [("time", &args.time), ("partition", &args.partition), ("account", &args.account)] {
         if let Some(given) = given {
@@ -72,8 +109,12 @@ fn script(args: &SlurmArgs, gpus: usize, program: &str, folder: &str) -> Result<
             .ok_or_else(|| value("--option", option, "write NAME=VALUE, as in --option mem=0"))?;
         options.push((plain("--option", name)?, plain("--option", given)?));
     }
-    let words = std::iter::once(program).chain(args.command.iter().map(String::as_str));
-    let words = words.map(|word| shell("the command", word)).collect::<Result<Vec<String>, _>>()?;
+    if let Some(array) = &mut array {
+        let is_shared = |(name, _): &&(String, String)| OF_TABLE_TOO.contains(&name.as_str());
+        let shared = options.iter().filter(is_shared);
+        array.options = shared.map(|(name, value)| format!(" --{name}={value}")).collect();
+    }
+    let log = args.log.as_deref().unwrap_or(if array.is_some() { ARRAY_LOG } else { LOG });
     let values = Values {
         job_name: plain("--job-name", &args.job_name)?,
         nodes: args.nodes,
@@ -81,11 +122,12 @@ fn script(args: &SlurmArgs, gpus: usize, program: &str, folder: &str) -> Result<
         gpus_per_node: gpus,
         cpus_per_rank: args.cpus_per_rank.unwrap_or(0),
         options,
-        log: plain("--log", &args.log)?,
+        log: plain("--log", log)?,
         stop_before: args.stop_before,
         folder: shell("the working folder", folder)?,
         mpi: plain("--mpi", &args.mpi)?,
-        command: words.join(" "),
+        array,
+        runs,
     };
     fill("job.sbatch", TEMPLATE, values)
 }
@@ -112,13 +154,16 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::{Cli, Print};
+    use crate::args::{Cli, Instead};
     use crate::templates::check_snapshot;
 
     fn made(words: &[&str]) -> Result<String, LaunchError> {
         let words = ["gpart-launch", "slurm"].iter().chain(words);
-        let Some(Print::Slurm(args)) = Cli::try_parse_from(words).unwrap().print else { panic!("not slurm") };
-        script(&args, args.gpus_per_node.unwrap_or(0), "/opt/gpart dist", "/home/x/it's here")
+        let Some(Instead::Slurm(args)) = Cli::try_parse_from(words).unwrap().instead else {
+            panic!("not slurm")
+        };
+        let run = run_of("/opt/gpart dist", &args.command)?;
+        script(&args, args.gpus_per_node.unwrap_or(0), None, vec![run], "/home/x/it's here")
     }
 
     const FULL: [&str; 15] = [

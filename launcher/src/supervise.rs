@@ -17,6 +17,7 @@ use crate::last_words::LastWords;
 use crate::memory::{Kills, KillsBefore};
 use crate::places::{Places, counted};
 use crate::program::{self, Mesh};
+use crate::run::Purpose;
 use crate::{hosts, leftovers, report, signals};
 
 /// Between looks at the ranks and the coordinator.
@@ -29,6 +30,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// A run under way.
 pub struct Supervisor<'a> {
+    /// What ranks are started for.
+    pub purpose: Purpose,
     /// What starts ranks.
     pub backend: Backend,
     /// The gpart-dist to run.
@@ -104,7 +107,7 @@ impl Supervisor<'_> {
             }
             number = self.coordinator.new_attempt(self.places.ranks, &reason)?;
             // What was wrong with the ranks before is over.
-            tell_findings(&events, false);
+            self.tell_findings(&events, false);
         }
     }
 
@@ -134,12 +137,16 @@ impl Supervisor<'_> {
             if let Some(code) = attempt.poll() {
                 break code;
             }
-            if self.next_signal(LOOK) && !at_once {
+            let again = self.next_signal(LOOK);
+            if again && !at_once {
                 at_once = true;
                 attempt.end();
             }
+            if self.purpose == Purpose::Evaluation && self.stopping.is_some() {
+                attempt.end();
+            }
             // What the end of ranks looks like from the outside is no news.
-            tell_findings(events, hang.is_none() && !at_once);
+            self.tell_findings(events, hang.is_none() && !at_once);
             // Open MPI's mpirun may wait for ever for a rank that was killed while it registered.
             if attempt.is_breaking_up() && broken_since.get_or_insert_with(Instant::now).elapsed() > BREAK_UP
             {
@@ -169,7 +176,8 @@ impl Supervisor<'_> {
         let gets_on = status.step_seconds.is_some();
         let mut findings = status.findings;
         // A rank that cannot reach this process while steps are made does not hang: it is cut off from us alone.
-        findings.retain(|finding| !(gets_on && finding.kind == FindingKind::Missing));
+        findings
+            .retain(|finding| !(gets_on && finding.kind == FindingKind::Missing) && self.is_told(finding));
         decide::overdue(&findings, &self.limits).cloned()
     }
 
@@ -188,7 +196,12 @@ impl Supervisor<'_> {
             report::note(&format!("{name} again: ending all ranks at once"));
             return true;
         }
-        report::note(&format!("{name}: stopping after the step in progress; once more ends the run at once"));
+        report::note(&match self.purpose {
+            Purpose::Training => {
+                format!("{name}: stopping after the step in progress; once more ends the run at once")
+            }
+            Purpose::Evaluation => format!("{name}: ending the evaluation; its answers so far are kept"),
+        });
         let reason = format!("gpart-launch got {name}");
         self.coordinator.wish(Wish::Stop { reason: reason.clone() });
         self.stopping = Some(reason);
@@ -328,17 +341,24 @@ impl Supervisor<'_> {
         let hint = self.attempts.last().map(|attempt| hint(&attempt.ending)).unwrap_or_default();
         LaunchError::GaveUp { reason, said: said.or(mpirun).unwrap_or_default(), hint }
     }
-}
 
-/// Tells, if that is wanted, what the coordinator has found since the last look.
-fn tell_findings(events: &Receiver<Event>, wanted: bool) {
-    while let Ok(event) = events.try_recv() {
-        match event.kind {
-            EventKind::FindingBegan { finding } if wanted => report::warning(&finding.message),
-            EventKind::FindingOver { finding } if wanted => {
-                report::note(&format!("it is over: {}", finding.message));
+    /// Tells, if that is wanted, what the coordinator has found since the last look.
+    fn tell_findings(&self, events: &Receiver<Event>, wanted: bool) {
+        while let Ok(event) = events.try_recv() {
+            match event.kind {
+                EventKind::FindingBegan { finding } if wanted && self.is_told(&finding) => {
+                    report::warning(&finding.message);
+                }
+                EventKind::FindingOver { finding } if wanted && self.is_told(&finding) => {
+                    report::note(&format!("it is over: {}", finding.message));
+                }
+                _ => {}
             }
-            _ => {}
         }
+    }
+
+    /// An evaluation may do without the coordinator: that a rank does not register says nothing there.
+    fn is_told(&self, finding: &Finding) -> bool {
+        self.purpose == Purpose::Training || finding.kind != FindingKind::Missing
     }
 }

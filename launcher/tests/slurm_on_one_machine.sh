@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs a job of `gpart-launch slurm` under a real Slurm that lives on this machine for the length of this script:
 # preempts it with USR1, lets it queue itself again and resume, and compares its θ with that of an undisturbed job. Then
-# runs gpart-launch itself inside an allocation: to the end, and to a SIGKILL that no rank may outlive.
+# runs gpart-launch itself inside an allocation: to the end, and to a SIGKILL that no rank may outlive. Then a sweep as an
+# array, one job of which is preempted, with the table that is made at its end.
 #
 #   slurm_on_one_machine.sh GPART_LAUNCH GPART_DIST [WORDS after `--`; by default metamath --preset demo --dp-replicate 2]
 #
@@ -172,3 +173,30 @@ kill -KILL "$(launcher_of)"
 no_rank_is_left() { ! pgrep --full -- "$dist .*$scratch/jobs/killed" > /dev/null; }
 until_ 5 no_rank_is_left || fail "ranks outlive the launcher: $(pgrep --full --list-full -- "$scratch/jobs/killed")"
 echo "gpart-launch in an allocation, killed: no rank is left"
+
+# A sweep of two runs: an array that submits itself and the table.
+(
+    cd "$scratch/jobs"
+    "$launch" slurm --gpus-per-node 0 --ranks-per-node 2 --job-name sweep --log sweep-%a.log --program "$dist" --at-once 1 \
+        --seeds 1,2 --output "$scratch/jobs/sweep" --submit -- "$@" > submitted.log
+)
+array=$(sed -n 's/^submitted 2 runs as the array //p' "$scratch/jobs/submitted.log")
+table=$(sed -n 's/^submitted the table of them as job \([0-9]*\): .*/\1/p' "$scratch/jobs/submitted.log")
+if [ -z "$array" ] || [ -z "$table" ]; then fail "the array was not submitted: $(cat "$scratch/jobs/submitted.log")"; fi
+until_ 300 has_steps "$scratch/jobs/sweep/seed1" $((all / 4)) || fail "the array's first job does not get on"
+scancel --signal=USR1 --batch "${array}_0"
+was_one_queued_again() { [ "$(property "${array}_0" Restarts)" = 1 ]; }
+until_ 120 was_one_queued_again || fail "the array's first job was not queued again: $(property "${array}_0" JobState)"
+has_state "$table" PENDING || fail "the table was begun before all runs had ended: $(property "$table" JobState)"
+until_ 600 has_state "$table" COMPLETED || fail "the table: $(property "$table" JobState)"
+for run in 0 1; do
+    has_state "${array}_$run" COMPLETED || fail "the array's job $run: $(property "${array}_$run" JobState)"
+    has_steps "$scratch/jobs/sweep/seed$((run + 1))" "$all" || fail "steps of the array's job $run are missing"
+done
+[ "$(property "${array}_1" Restarts)" = 0 ] || fail "the array's second job was queued again as well"
+for kind in txt csv tex; do
+    for run in seed1 seed2; do
+        grep -q "$run" "$scratch/jobs/sweep/collected.$kind" || fail "$run is missing in collected.$kind"
+    done
+done
+echo "a sweep as an array: both runs, one of them preempted, and the table"

@@ -10,4 +10,5 @@ mod refusals;
 mod shown;
 mod slurm;
 mod stops;
+mod sweeps;
 mod two_hosts;

@@ -1,9 +1,11 @@
 //! Stands in for gpart-dist in tests of the launcher: ranks that report to the coordinator, make steps that cost nothing,
-//! resume, stop when asked to, and fail on request.
+//! resume, stop when asked to, and fail on request; evaluations that report to nobody; a table of runs.
 //!
 //! Requests are variables: `STAND_IN_STEPS` and `STAND_IN_MILLISECONDS` for the run's shape; `STAND_IN_FAIL=HOW:RANK:STEP`
 //! for a failure of a rank in a step of the first `STAND_IN_FAIL_ATTEMPTS` attempts (all by default). HOW is `crash`, `kill`,
-//! `exit2`, `exit7`, `nan`, `memory` or `deaf` (gets on, but stops at no wish).
+//! `exit2`, `exit7`, `nan`, `memory` or `deaf` (gets on, but stops at no wish). With `STAND_IN_ONLY=WORDS` only commands
+//! with these words in them fail, or have that many steps. `STAND_IN_EVALUATION=CODE` lets evaluations end so, and
+//! `STAND_IN_NO_TABLE` makes it a gpart-dist that cannot collect.
 
 use std::fs;
 use std::io::Write;
@@ -28,6 +30,8 @@ fn main() -> Result<(), Failure> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
         Some("config") => config(&words[1..]),
+        Some("eval") => evaluate(&words),
+        Some("collect") => collect(&words),
         Some("metamath") => Rank::new(&words)?.run(),
         _ => exit(2),
     }
@@ -45,7 +49,7 @@ fn flag(words: &[String], name: &str) -> Option<String> {
 }
 
 fn config(words: &[String]) -> Result<(), Failure> {
-    if words.iter().any(|word| word == "--wrong") {
+    if words.iter().any(|word| word == "--wrong") && flag(words, "wrong").as_deref() != Some("no") {
         writeln!(std::io::stderr(), "error: --wrong is no flag\nhint: leave it out")?;
         exit(2);
     }
@@ -54,6 +58,9 @@ fn config(words: &[String]) -> Result<(), Failure> {
     if words.iter().any(|word| word == "--json") {
         let mut map = serde_json::Map::new();
         map.insert("output".into(), serde_json::json!({"value": output, "from": from(output.is_some())}));
+        for (key, setting) in settings(words) {
+            map.insert(key, setting);
+        }
         for key in ["dp-replicate", "dp-shard", "pp"] {
             let value = flag(words, key).and_then(|value| value.parse::<u64>().ok());
             let from = if value.is_some() { "flag" } else { "default" };
@@ -67,6 +74,71 @@ fn config(words: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Settings of flags, as gpart-dist shows them: by their main names, and the last one counts.
+fn settings(words: &[String]) -> Vec<(String, serde_json::Value)> {
+    let flags = words.iter().filter_map(|word| word.strip_prefix("--")).filter(|word| *word != "json");
+    let names: std::collections::BTreeSet<&str> =
+        flags.map(|flag| flag.split('=').next().unwrap_or(flag)).collect();
+    let mut found: Vec<(usize, String, serde_json::Value)> = Vec::new();
+    for name in names.into_iter().filter(|name| *name != "output") {
+        let value = flag(words, name).unwrap_or_default();
+        let key = if name == "lr" { "learning-rate" } else { name };
+        let value = value.parse::<f64>().map_or(serde_json::json!(value), |number| serde_json::json!(number));
+        let at = words.iter().position(|word| word.starts_with(&format!("--{name}"))).unwrap_or(0);
+        found.push((
+            at,
+            key.to_owned(),
+            serde_json::json!({"value": value, "from": format!("flag --{key}")}),
+        ));
+    }
+    found.sort_by_key(|(at, _, _)| *at);
+    found.into_iter().map(|(_, key, setting)| (key, setting)).collect()
+}
+
+/// Whether requests are meant for a command with these words.
+fn is_meant(words: &[String]) -> bool {
+    std::env::var("STAND_IN_ONLY").map_or(true, |only| words.join(" ").contains(&only))
+}
+
+/// Reports to nobody, and knows no signal.
+fn evaluate(words: &[String]) -> Result<(), Failure> {
+    if words.iter().any(|word| word == "--help") {
+        return Ok(());
+    }
+    end_with_mpirun();
+    let rank = std::env::var("OMPI_COMM_WORLD_RANK").map_or(Ok(0), |rank| rank.parse::<u32>())?;
+    writeln!(std::io::stdout(), "evaluation on rank {rank}: {}", words.join(" "))?;
+    std::thread::sleep(Duration::from_millis(number("STAND_IN_EVALUATION_MILLISECONDS", 20)));
+    if is_meant(words)
+        && let code @ 1.. = number("STAND_IN_EVALUATION", 0)
+    {
+        exit(code as i32);
+    }
+    let output = flag(words, "output").ok_or("no --output")?;
+    if rank == 0 {
+        fs::write(&output, "{}")?;
+    }
+    Ok(())
+}
+
+/// A line for each run with what it has: enough to tell which runs were there.
+fn collect(words: &[String]) -> Result<(), Failure> {
+    if std::env::var_os("STAND_IN_NO_TABLE").is_some() {
+        writeln!(std::io::stderr(), "error: unrecognized subcommand 'collect'\n\nUsage: …")?;
+        exit(2);
+    }
+    let folder = Path::new(words.get(1).ok_or("no folder")?);
+    let mut runs: Vec<PathBuf> =
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_, Failure>>()?;
+    runs.sort();
+    writeln!(std::io::stdout(), "table as {}", flag(words, "format").unwrap_or_default())?;
+    for run in runs.into_iter().filter(|run| run.join("run.json").exists()) {
+        let state = fs::read_to_string(run.join("state"))?;
+        writeln!(std::io::stdout(), "{} {state}", run.file_name().unwrap_or_default().to_string_lossy())?;
+    }
+    Ok(())
+}
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
@@ -76,6 +148,7 @@ struct Rank {
     ranks: usize,
     attempt: u32,
     output: PathBuf,
+    is_meant: bool,
     steps: u64,
     pace: Duration,
     link: Option<RankLink>,
@@ -106,14 +179,22 @@ impl Rank {
         };
         let link = Endpoint::from_env()?.map(|endpoint| RankLink::connect(&endpoint, info)).transpose()?;
         let output = PathBuf::from(flag(words, "output").unwrap_or_else(|| "outputs/named".to_owned()));
-        let steps = number("STAND_IN_STEPS", 10);
+        let is_meant = is_meant(words);
+        let steps = if is_meant { number("STAND_IN_STEPS", 10) } else { 10 };
         let pace = Duration::from_millis(number("STAND_IN_MILLISECONDS", 50));
         writeln!(std::io::stdout(), "hello of {rank} of {ranks}, attempt {attempt}: {}", words.join(" "))?;
-        Ok(Self { rank, ranks, attempt, output, steps, pace, link, asked_by_signal, asked: false })
+        Ok(Self { rank, ranks, attempt, output, is_meant, steps, pace, link, asked_by_signal, asked: false })
     }
 
     fn run(mut self) -> Result<(), Failure> {
         let (mut step, mut theta) = self.state();
+        if self.rank == 0 {
+            fs::create_dir_all(&self.output)?;
+            let mut starts =
+                fs::File::options().create(true).append(true).open(self.output.join("starts"))?;
+            cut_back(&self.output.join("metrics.jsonl"), step)?;
+            writeln!(starts, "{}", std::env::args().skip(1).collect::<Vec<_>>().join(" "))?;
+        }
         if self.rank == 0 && step > 0 {
             writeln!(std::io::stdout(), "resumed after step {step}")?;
         }
@@ -146,6 +227,9 @@ impl Rank {
             }
         }
         self.tell(|link| link.phase(Phase::Finishing));
+        if self.rank == 0 {
+            fs::write(self.output.join("run.json"), "{\"summary\": {}}")?;
+        }
         drop(self.link);
         Ok(())
     }
@@ -161,12 +245,13 @@ impl Rank {
     }
 
     fn save(&self, step: u64, theta: u64) -> Result<(), Failure> {
-        let fresh = self.output.join("state.new");
-        fs::write(&fresh, format!("{step} {theta}"))?;
-        fs::rename(fresh, self.output.join("state"))?;
+        // In this order, and cut back at the next start: killed in between it makes the step once more.
         let mut metrics =
             fs::File::options().create(true).append(true).open(self.output.join("metrics.jsonl"))?;
         writeln!(metrics, "{{\"step\": {step}, \"theta_blake3\": \"{theta:016x}\"}}")?;
+        let fresh = self.output.join("state.new");
+        fs::write(&fresh, format!("{step} {theta}"))?;
+        fs::rename(fresh, self.output.join("state"))?;
         writeln!(std::io::stdout(), "step {step}/{}", self.steps)?;
         self.tell(|link| link.durable(step));
         Ok(())
@@ -203,7 +288,7 @@ impl Rank {
         let parts: Vec<&str> = wanted.split(':').collect();
         let [how, rank, when] = parts[..] else { return Ok(()) };
         let is_due = rank.parse() == Ok(self.rank) && when.parse() == Ok(step);
-        if !is_due || u64::from(self.attempt) > number("STAND_IN_FAIL_ATTEMPTS", u64::MAX) {
+        if !is_due || !self.is_meant || u64::from(self.attempt) > number("STAND_IN_FAIL_ATTEMPTS", u64::MAX) {
             return Ok(());
         }
         let mut stderr = std::io::stderr();
@@ -232,6 +317,16 @@ impl Rank {
         }
         Ok(())
     }
+}
+
+/// Leaves so many lines.
+fn cut_back(path: &Path, lines: u64) -> Result<(), Failure> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let kept: String = text.split_inclusive('\n').take(usize::try_from(lines)?).collect();
+    if kept != text {
+        fs::write(path, kept)?;
+    }
+    Ok(())
 }
 
 /// Takes memory until the kernel objects.
