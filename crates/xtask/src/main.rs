@@ -2,6 +2,7 @@
 //! tests. It has no dependencies, so that a machine with only Rust has it in seconds.
 
 mod fuzz;
+mod generate_bench;
 mod layering;
 mod mesh_bench;
 mod setup;
@@ -26,7 +27,8 @@ usage: cargo xtask <command>
                            setup, then all parsers, or those named, on mutated input, 60 seconds each
   layering                 check the dependency rules of ARCHITECTURE.md from the source
   bench [PACKAGE ...]      setup, then run the benchmarks of all packages or of those named; `bench mesh`:
-                           a step on two ranks beside one, by axis";
+                           a step on two ranks beside one, by axis; `bench generate`: generation beside
+                           transformers, where GPART_PYTHON or python3 has it";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -64,6 +66,7 @@ fn run(args: &[String]) -> Outcome {
         },
         ["layering"] => layering::run(&root),
         ["bench", "mesh"] => tasks::bench_mesh(&root),
+        ["bench", "generate"] => tasks::bench_generate(&root),
         ["bench", packages @ ..] => tasks::bench(&root, packages),
         ["help" | "--help" | "-h"] => {
             shell::show(format_args!("{USAGE}\n"));
