@@ -11,7 +11,8 @@ use crate::{Evaluation, Run};
 pub fn attach(runs: &mut [Run], evaluations: Vec<Evaluation>) -> Vec<Evaluation> {
     let mut left = Vec::new();
     for evaluation in evaluations {
-        let known = runs.iter().flat_map(|run| &run.evaluations).any(|other| same(&other.file, &evaluation.file));
+        let known =
+            runs.iter().flat_map(|run| &run.evaluations).any(|other| same(&other.file, &evaluation.file));
         match owner(runs, &evaluation) {
             _ if known => {}
             Some(run) => {

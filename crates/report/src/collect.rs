@@ -73,7 +73,10 @@ pub fn collect(found: &Found) -> Table {
         unreadable.map(|(path, reason)| LeftOut { path: path.display().to_string(), reason: reason.clone() }),
     );
     for evaluation in &found.evaluations {
-        let of = evaluation.adapter_path.as_deref().map_or("the base model".to_owned(), |path| format!("adapter {path}"));
+        let of = evaluation
+            .adapter_path
+            .as_deref()
+            .map_or("the base model".to_owned(), |path| format!("adapter {path}"));
         let accuracy = evaluation.accuracy * 100.0;
         table.left_out.push(LeftOut {
             path: evaluation.file.display().to_string(),

@@ -28,7 +28,9 @@ pub enum ReportError {
     #[error("no run was found in {}", folder.display())]
     #[diagnostic(
         code(input::report_empty),
-        help("a run's folder holds run.json, metrics.jsonl or adapter_config.json; hidden folders are left out")
+        help(
+            "a run's folder holds run.json, metrics.jsonl or adapter_config.json; hidden folders are left out"
+        )
     )]
     NothingFound {
         /// The folder.
@@ -38,7 +40,9 @@ pub enum ReportError {
     #[error("{} is not a file of evaluation results: {reason}", file.display())]
     #[diagnostic(
         code(input::report_evaluation),
-        help("`gpart-dist eval` and the official evaluation write such files; is this one cut or another kind?")
+        help(
+            "`gpart-dist eval` and the official evaluation write such files; is this one cut or another kind?"
+        )
     )]
     Evaluation {
         /// The file.

@@ -90,6 +90,9 @@ mod tests {
         check(csv("-3"), "'-3");
         check(csv("plain, text"), "plain, text");
         check(markdown("a|b_<script>\n"), "a\\|b\\_&lt;script&gt; ");
-        check(latex(r"100% of $a_b & {c} ~^\ ± 1"), r"100\% of \$a\_b \& \{c\} \textasciitilde{}\textasciicircum{}\textbackslash{} $\pm$ 1");
+        check(
+            latex(r"100% of $a_b & {c} ~^\ ± 1"),
+            r"100\% of \$a\_b \& \{c\} \textasciitilde{}\textasciicircum{}\textbackslash{} $\pm$ 1",
+        );
     }
 }

@@ -133,7 +133,9 @@ impl Evaluation {
 /// One entry of `predictions`.
 fn parse_answer(at: usize, answer: &Value) -> Result<Answer, String> {
     let within = |reason: String| format!("predictions[{at}]: {reason}");
-    let Value::Object(keys) = answer else { return Err(within(format!("{} is not an object", kind(answer)))) };
+    let Value::Object(keys) = answer else {
+        return Err(within(format!("{} is not an object", kind(answer))));
+    };
     let Some(Value::Bool(correct)) = keys.get("correct") else {
         return Err(within(missing_or(keys, "correct", "true or false")));
     };
@@ -161,7 +163,8 @@ fn notes(accuracy: f64, total: u64, answers: &[Answer]) -> Vec<String> {
         let correct = answers.iter().filter(|answer| answer.verdict == Verdict::Correct).count();
         let counted = correct as f64 / total as f64;
         if (counted - accuracy).abs() > 1e-6 {
-            notes.push(format!("accuracy is {accuracy}, and {correct} of {total} answers are marked correct"));
+            notes
+                .push(format!("accuracy is {accuracy}, and {correct} of {total} answers are marked correct"));
         }
     }
     notes
@@ -255,7 +258,8 @@ mod tests {
         assert_eq!((read.adapter_path, read.model_path.as_deref()), (None, Some("m")));
         assert_eq!(read.answers[0].prediction.as_deref(), Some("2"));
         assert_eq!(read.answers[1].ground_truth, "3");
-        assert_eq!(read.answers.map(|answer| answer.verdict), [Verdict::Correct, Verdict::Invalid]);
+        let verdicts: Vec<Verdict> = read.answers.iter().map(|answer| answer.verdict).collect();
+        assert_eq!(verdicts, [Verdict::Correct, Verdict::Invalid]);
         assert!(read.settings.contains(&("batch_size".to_owned(), "8".to_owned())));
         assert!(read.notes.is_empty(), "{:?}", read.notes);
     }
@@ -274,10 +278,22 @@ mod tests {
     fn damaged_files_are_refused_by_name() {
         check_refused("\"accuracy\": 0.5", "\"accuracy\": 50", "accuracy is 50, not a fraction from 0 to 1");
         check_refused("\"accuracy\": 0.5,", "", "it has no key 'accuracy'");
-        check_refused("\"total_evaluated\": 2", "\"total_evaluated\": -2", "'total_evaluated' is -2, not a count");
+        check_refused(
+            "\"total_evaluated\": 2",
+            "\"total_evaluated\": -2",
+            "'total_evaluated' is -2, not a count",
+        );
         check_refused("\"dataset\": \"gsm8k\"", "\"dataset\": null", "'dataset' is null, not a text");
-        check_refused("\"correct\": true", "\"correct\": \"yes\"", "predictions[0]: 'correct' is a text, not true or false");
-        check_refused("\"completion\": \"hm\"", "\"completion\": []", "predictions[1]: 'completion' is a list, not a text");
+        check_refused(
+            "\"correct\": true",
+            "\"correct\": \"yes\"",
+            "predictions[0]: 'correct' is a text, not true or false",
+        );
+        check_refused(
+            "\"completion\": \"hm\"",
+            "\"completion\": []",
+            "predictions[1]: 'completion' is a list, not a text",
+        );
         let cut = Evaluation::parse(&GOOD.as_bytes()[..200], Path::new("e.json")).unwrap_err();
         assert!(cut.starts_with("not JSON: EOF while parsing"), "{cut}");
         assert_eq!(Evaluation::parse(b"[]", Path::new("e")).unwrap_err(), "it holds a list, not an object");

@@ -13,7 +13,11 @@ use crate::plot::{Ink, Plot};
 use crate::stats::Distribution;
 
 /// All plots that there is something for. `bases` are evaluations without an adapter.
-pub(crate) fn all(groups: &[Group], bases: &[&Evaluation], shapes: &[(String, Option<Distribution>)]) -> Vec<Plot> {
+pub(crate) fn all(
+    groups: &[Group],
+    bases: &[&Evaluation],
+    shapes: &[(String, Option<Distribution>)],
+) -> Vec<Plot> {
     let mut plots = by_d::plots(groups, bases);
     plots.extend(curves::plots(groups));
     plots.extend(time::plots(groups));
@@ -37,5 +41,9 @@ fn ink(group: usize) -> Ink {
 
 /// What a caption says of curves that are left out.
 fn left_out(groups: usize) -> String {
-    if groups > MOST_CURVES { format!(" The first {MOST_CURVES} of {groups} are shown.") } else { String::new() }
+    if groups > MOST_CURVES {
+        format!(" The first {MOST_CURVES} of {groups} are shown.")
+    } else {
+        String::new()
+    }
 }

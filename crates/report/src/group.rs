@@ -152,7 +152,10 @@ fn describe(key: &BTreeMap<String, String>, differing: &[String], but: &[&str]) 
     let shown = shown.filter(|name| !name.ends_with("fingerprint"));
     let part = |name: &String| {
         let value = key.get(name)?;
-        let value = value.parse().map_or_else(|_| value.clone(), |number| if name == "d" { thousands(number) } else { value.clone() });
+        let value = value.parse().map_or_else(
+            |_| value.clone(),
+            |number| if name == "d" { thousands(number) } else { value.clone() },
+        );
         Some(if name == "name" { value } else { format!("{name} {value}") })
     };
     shown.filter_map(part).collect::<Vec<_>>().join(", ")
@@ -191,13 +194,15 @@ mod tests {
             .iter()
             .map(|group| (group.label.as_str(), group.runs.iter().map(|run| run.name.as_str()).collect()))
             .collect();
-        let expect: Vec<(&str, Vec<&str>)> = expect.iter().map(|(label, names)| (*label, names.to_vec())).collect();
+        let expect: Vec<(&str, Vec<&str>)> =
+            expect.iter().map(|(label, names)| (*label, names.to_vec())).collect();
         assert_eq!(found, expect);
     }
 
     #[test]
     fn seeds_are_put_together() {
-        let config = |seed: u64, d: u64| json!({"seed": seed, "d": d, "output": seed, "lr": 0.1, "log-level": seed});
+        let config =
+            |seed: u64, d: u64| json!({"seed": seed, "d": d, "output": seed, "lr": 0.1, "log-level": seed});
         let runs = [
             run("a", config(1, 32_768), true),
             run("b", config(1, 4096), true),

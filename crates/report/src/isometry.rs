@@ -69,7 +69,10 @@ impl Isometry {
             theta_norm: norm(|_| true),
             seen_norm: norm(|count| count > 0),
             empty_groups: counts.iter().filter(|count| **count == 0).count() as u64,
-            group_sizes: (counts.iter().copied().min().unwrap_or(0), counts.iter().copied().max().unwrap_or(0)),
+            group_sizes: (
+                counts.iter().copied().min().unwrap_or(0),
+                counts.iter().copied().max().unwrap_or(0),
+            ),
             isometric: config.isometric,
             same_partition: fingerprint.map(|known| known == fingerprint_of(&counts)),
             seconds: started.elapsed().as_secs_f64(),

@@ -20,6 +20,8 @@ mod plot;
 mod run;
 mod stats;
 mod table;
+#[cfg(test)]
+mod testing;
 mod write;
 
 pub use attach::attach;

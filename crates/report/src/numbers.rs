@@ -69,8 +69,7 @@ pub(crate) fn duration(seconds: f64) -> String {
         return format!("{} s", if seconds < 1.0 { significant(seconds, 2) } else { fixed(seconds, 1) });
     }
     let whole = seconds.round() as u64;
-    let (days, hours, minutes, rest) =
-        (whole / 86_400, whole / 3600 % 24, whole / 60 % 60, whole % 60);
+    let (days, hours, minutes, rest) = (whole / 86_400, whole / 3600 % 24, whole / 60 % 60, whole % 60);
     match (days, hours) {
         (0, 0) => format!("{minutes} min {rest:02} s"),
         (0, _) => format!("{hours} h {minutes:02} min"),
@@ -81,7 +80,7 @@ pub(crate) fn duration(seconds: f64) -> String {
 fn group_digits(digits: &str) -> String {
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);

@@ -3,6 +3,7 @@
 mod answers;
 mod facts;
 
+use base64::Engine;
 use minijinja::value::Serde;
 use minijinja::{Environment, Value, context};
 use serde::Serialize;
@@ -18,6 +19,9 @@ use crate::{Evaluation, ReportError, Run, escape};
 pub(crate) const MARK: &str = "<!-- gpart-dist report -->";
 
 const TEMPLATE: &str = include_str!("page/page.html");
+/// The font of the plots, so that their texts have the widths that were reckoned with.
+static FONT: &[u8] = include_bytes!("../assets/Inter-Regular-subset.woff2");
+
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 
@@ -71,6 +75,8 @@ pub(crate) fn html(content: &Content) -> Result<String, ReportError> {
     environment.add_template("page.html", TEMPLATE).map_err(refused)?;
     let safe = Value::from_safe_string;
     let theme = format!("@media(prefers-color-scheme:dark){{{}}}", theme_css(".plot"));
+    let font = base64::engine::general_purpose::STANDARD.encode(FONT);
+    let font = format!("@font-face{{font-family:Inter;src:local(Inter),url(data:font/woff2;base64,{font})}}");
     let answers = answers::embed(content);
     let grid = content.table.grid();
     let plots = content.plots.iter().map(|(plot, drawing)| {
@@ -82,7 +88,7 @@ pub(crate) fn html(content: &Content) -> Result<String, ReportError> {
     let page = context! {
         mark => safe(MARK.to_owned()),
         title => content.title(),
-        style => safe(STYLE.to_owned() + &theme),
+        style => safe(font + STYLE + &theme),
         script => safe(SCRIPT.to_owned()),
         several => content.runs.len() > 1,
         notes => of(content.notes()),
@@ -112,7 +118,8 @@ fn of(value: impl Serialize) -> Value {
 
 /// The same in Markdown, without plots: the table, what is missing, and each run's facts.
 pub(crate) fn markdown(content: &Content) -> String {
-    let mut text = format!("{MARK}\n# {}\n\n{}", escape::markdown(&content.title()), content.table.markdown());
+    let mut text =
+        format!("{MARK}\n# {}\n\n{}", escape::markdown(&content.title()), content.table.markdown());
     let mut section = |title: &str, head: &[&str], rows: Vec<Vec<String>>| {
         if rows.is_empty() {
             return;
@@ -131,7 +138,11 @@ pub(crate) fn markdown(content: &Content) -> String {
     section("Unfinished", &["run", "why"], unfinished.collect());
     let pairs = facts::details(content).into_iter().map(|(name, value)| vec![name, value]);
     section("Run", &["", ""], pairs.collect());
-    section("Runs", &facts::RUN_HEAD, if content.runs.len() > 1 { facts::run_rows(content) } else { Vec::new() });
+    section(
+        "Runs",
+        &facts::RUN_HEAD,
+        if content.runs.len() > 1 { facts::run_rows(content) } else { Vec::new() },
+    );
     section("θ", &facts::THETA_HEAD, facts::theta_rows(content));
     section("Isometry", &facts::ISOMETRY_HEAD, facts::isometry_rows(content));
     section("Evaluations", &facts::EVALUATION_HEAD, facts::evaluation_rows(content));

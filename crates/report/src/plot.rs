@@ -6,6 +6,8 @@ mod palette;
 mod ticks;
 
 pub(crate) use draw::{Drawing, Frame, draw};
+#[cfg(test)]
+pub(crate) use files::parse;
 pub(crate) use files::{inline_svg, png, standalone_svg};
 pub(crate) use palette::{Ink, theme_css};
 

@@ -57,7 +57,9 @@ impl Run {
             return Err(refused(reason.to_owned()));
         }
         if !is_run(folder) {
-            return Err(refused("it holds none of run.json, metrics.jsonl and adapter_config.json".to_owned()));
+            return Err(refused(
+                "it holds none of run.json, metrics.jsonl and adapter_config.json".to_owned(),
+            ));
         }
         let mut notes = Vec::new();
         let facts = read_facts(folder, &mut notes);
@@ -129,7 +131,9 @@ impl Run {
             Some(facts) => {
                 let at = self.steps.last().map_or(0, |step| step.step);
                 let of = facts.total_steps.map(|total| format!(" of {total}")).unwrap_or_default();
-                Status::Unfinished(format!("no summary: it was killed, stopped or still runs after step {at}{of}"))
+                Status::Unfinished(format!(
+                    "no summary: it was killed, stopped or still runs after step {at}{of}"
+                ))
             }
             None if has_run_json => Status::Unfinished("run.json cannot be read".to_owned()),
             None if self.steps.is_empty() && self.adapter.is_some() => Status::AdapterOnly,
@@ -206,7 +210,9 @@ fn is_run(folder: &Path) -> bool {
 
 pub(crate) fn name_of(folder: &Path) -> String {
     let resolved = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
-    resolved.file_name().map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into_owned())
+    resolved
+        .file_name()
+        .map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 fn read_facts(folder: &Path, notes: &mut Vec<String>) -> Option<Facts> {
@@ -214,9 +220,9 @@ fn read_facts(folder: &Path, notes: &mut Vec<String>) -> Option<Facts> {
     if !path.exists() {
         return None;
     }
-    let parsed = fs::read(&path).map_err(|error| error.to_string()).and_then(|text| {
-        serde_json::from_slice(&text).map_err(|error| error.to_string())
-    });
+    let parsed = fs::read(&path)
+        .map_err(|error| error.to_string())
+        .and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
     parsed.map_err(|reason| notes.push(format!("run.json cannot be read: {reason}"))).ok()
 }
 
@@ -280,10 +286,11 @@ fn read_adapter(folder: &Path, notes: &mut Vec<String>) -> (Option<Adapter>, Opt
     match Adapter::read(&place) {
         Ok(adapter) => {
             if let Some(step) = of {
-                notes.push(format!("the adapter is that of checkpoint-{step}: the run wrote none at its end"));
+                notes
+                    .push(format!("the adapter is that of checkpoint-{step}: the run wrote none at its end"));
             }
             let size = |name: &&str| fs::metadata(place.join(name)).map_or(0, |metadata| metadata.len());
-            (Some(adapter), Some(ADAPTER_FILES.iter().map(|name| size(&name)).sum()))
+            (Some(adapter), Some(ADAPTER_FILES.iter().map(|name| size(name)).sum()))
         }
         Err(error) => {
             notes.push(format!("the adapter cannot be read: {error}"));
@@ -313,6 +320,9 @@ fn read_evaluations(folder: &Path, notes: &mut Vec<String>) -> Vec<Evaluation> {
                 let name = name_of(&file);
                 notes.extend(evaluation.notes.iter().map(|note| format!("{name}: {note}")));
                 evaluations.push(evaluation);
+            }
+            Err(ReportError::Evaluation { reason, .. }) => {
+                notes.push(format!("{} is not a file of evaluation results: {reason}", name_of(&file)));
             }
             Err(error) => notes.push(error.to_string()),
         }

@@ -38,7 +38,11 @@ impl Table {
         let line = |cells: &mut dyn Iterator<Item = &String>| {
             let padded = cells.enumerate().map(|(at, cell)| {
                 let space = " ".repeat(widths[at] - cell.width());
-                if grid.head[at].1 == Align::Left { format!("{cell}{space}") } else { format!("{space}{cell}") }
+                if grid.head[at].1 == Align::Left {
+                    format!("{cell}{space}")
+                } else {
+                    format!("{space}{cell}")
+                }
             });
             padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         };
@@ -129,7 +133,8 @@ impl Table {
     /// # Errors
     /// [`ReportError::Page`] when it cannot be serialised, which is a fault of this program.
     pub fn json(&self) -> Result<String, ReportError> {
-        let refused = |error: serde_json::Error| ReportError::Page { what: "JSON table", reason: error.to_string() };
+        let refused =
+            |error: serde_json::Error| ReportError::Page { what: "JSON table", reason: error.to_string() };
         Ok(serde_json::to_string_pretty(self).map_err(refused)? + "\n")
     }
 

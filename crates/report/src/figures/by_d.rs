@@ -23,7 +23,8 @@ pub(super) fn plots(groups: &[Group], bases: &[&Evaluation]) -> Vec<Plot> {
     for dataset in datasets {
         let accuracy = |run: &Run| choose(run, dataset).0.map(|evaluation| evaluation.accuracy * 100.0);
         let title = format!("Accuracy on {dataset} by d");
-        let Some(mut plot) = by_d(&finished, &format!("accuracy_{}", stem(dataset)), &title, "accuracy, %", &accuracy)
+        let Some(mut plot) =
+            by_d(&finished, &format!("accuracy_{}", stem(dataset)), &title, "accuracy, %", &accuracy)
         else {
             continue;
         };
@@ -72,7 +73,14 @@ fn by_d(
         marks.sort_by_key(|(d, _)| *d);
         let marks: Vec<Mark> = marks.into_iter().map(|(_, mark)| mark).collect();
         let points = marks.iter().map(|mark| (mark.x, mark.y)).collect();
-        layers.push(Layer::Line { points, ink: ink(at), width: 2.0, dashed: false, opacity: 1.0, label: String::new() });
+        layers.push(Layer::Line {
+            points,
+            ink: ink(at),
+            width: 2.0,
+            dashed: false,
+            opacity: 1.0,
+            label: String::new(),
+        });
         layers.push(Layer::Points { points: marks, ink: ink(at), label: settings.clone() });
         if several {
             legend.push(Entry { label: settings, ink: ink(at), symbol: Symbol::Line });
@@ -85,7 +93,11 @@ fn by_d(
         x: Axis {
             label: "d, numbers trained (logarithmic)".to_owned(),
             log: true,
-            named: if ds.len() <= 12 { ds.iter().map(|d| (*d as f64, thousands(*d))).collect() } else { Vec::new() },
+            named: if ds.len() <= 12 {
+                ds.iter().map(|d| (*d as f64, thousands(*d))).collect()
+            } else {
+                Vec::new()
+            },
             ..Axis::default()
         },
         y: Axis { label: label.to_owned(), ..Axis::default() },

@@ -5,6 +5,7 @@ use crate::Run;
 use crate::downsample::min_max;
 use crate::facts::Step;
 use crate::group::Group;
+use crate::numbers::thousands;
 use crate::plot::{Axis, COLUMNS, Entry, Ink, Layer, Mark, Plot, Symbol};
 use crate::stats::{Spread, smooth, smoothing_window};
 
@@ -68,6 +69,9 @@ const LOSS: Quantity = Quantity {
     from_zero: false,
 };
 
+/// Single steps below the mean of a run alone: sky blue.
+const RAW: Ink = Ink::Series(5);
+
 /// Training loss with the held-out loss.
 fn loss(groups: &[Group]) -> Plot {
     let mut plot = over_steps(groups, LOSS);
@@ -125,7 +129,8 @@ fn over_steps(groups: &[Group], quantity: Quantity) -> Plot {
         }
         if !single {
             let symbol = if ink.is_repeated() { Symbol::Dashes } else { Symbol::Line };
-            let seeds = if group.runs.len() > 1 { format!(" ({} seeds)", group.runs.len()) } else { String::new() };
+            let seeds =
+                if group.runs.len() > 1 { format!(" ({} seeds)", group.runs.len()) } else { String::new() };
             let label = format!("{}{seeds}", group.label);
             legend.push(Entry { label, ink, symbol });
         }
@@ -133,8 +138,8 @@ fn over_steps(groups: &[Group], quantity: Quantity) -> Plot {
     // Thin raw curves belong below all smoothed ones.
     layers.sort_by_key(|layer| !matches!(layer, Layer::Line { opacity, .. } if *opacity < 1.0));
     if single && groups[0].runs.len() == 1 && window > 1 {
-        legend.push(Entry { label: "each step".to_owned(), ink: ink(0), symbol: Symbol::ThinLine });
-        let label = format!("mean over {window} steps");
+        legend.push(Entry { label: "each step".to_owned(), ink: RAW, symbol: Symbol::ThinLine });
+        let label = format!("mean over {} steps", thousands(window as u64));
         legend.push(Entry { label, ink: ink(0), symbol: Symbol::Line });
     } else if single && quantity.name == LOSS.name {
         legend.push(Entry { label: "training".to_owned(), ink: ink(0), symbol: Symbol::Line });
@@ -154,17 +159,21 @@ fn over_steps(groups: &[Group], quantity: Quantity) -> Plot {
 fn caption(groups: &[Group], quantity: Quantity, window: usize) -> String {
     let mut parts = vec![quantity.caption.to_owned()];
     if quantity.smoothed && window > 1 {
-        parts.push(format!("Bold: centred mean over {window} steps (fewer at the ends)."));
+        parts
+            .push(format!("Bold: centred mean over {} steps (fewer at the ends).", thousands(window as u64)));
     }
     if groups.iter().any(|group| group.runs.len() > 1) {
-        parts.push("Bands and bars: mean ± sample standard deviation over seeds, of the curves shown.".to_owned());
+        parts.push(
+            "Bands and bars: mean ± sample standard deviation over seeds, of the curves shown.".to_owned(),
+        );
     }
     parts.retain(|part| !part.is_empty());
     parts.join(" ") + &left_out(groups.len())
 }
 
 fn series(run: &Run, quantity: Quantity) -> (Vec<f64>, Vec<f64>) {
-    let values = run.steps.iter().map(|step| (quantity.value)(step).filter(|v| v.is_finite()).unwrap_or(f64::NAN));
+    let values =
+        run.steps.iter().map(|step| (quantity.value)(step).filter(|v| v.is_finite()).unwrap_or(f64::NAN));
     (run.steps.iter().map(|step| step.step as f64).collect(), values.collect())
 }
 
@@ -179,13 +188,16 @@ fn of_run(group: &Group, quantity: Quantity, ink: Ink, single: bool) -> Vec<Laye
     let dashed = ink.is_repeated();
     let window = if quantity.smoothed { smoothing_window(values.len()) } else { 1 };
     let name = |what: &str| if single { what.to_owned() } else { format!("{}, {what}", group.label) };
+    let bold_ink = ink;
     let bold = |values: &[f64], label: String| {
+        let ink = bold_ink;
         Layer::Line { points: zip(&steps, values), ink, width: 2.0, dashed, opacity: 1.0, label }
     };
     if window == 1 {
         return vec![bold(&values, name("each step"))];
     }
-    let opacity = if single { 0.4 } else { 0.25 };
+    // Of one run the steps have a colour of their own: ten thousands of them are a solid area, on which the mean must show.
+    let (ink, opacity) = if single { (RAW, 0.7) } else { (ink, 0.25) };
     let label = if single { name("each step") } else { String::new() };
     let raw = Layer::Line { points: zip(&steps, &values), ink, width: 1.0, dashed: false, opacity, label };
     vec![raw, bold(&smooth(&values, window), name("mean"))]

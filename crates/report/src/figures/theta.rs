@@ -31,7 +31,10 @@ pub(super) fn plot(name: String, run: Option<&str>, shape: &Distribution) -> Plo
         ),
         x: Axis { label: "value of θ".to_owned(), ..Axis::default() },
         y: Axis { label: "numbers per bin".to_owned(), from_zero: true, integer: true, ..Axis::default() },
-        layers: vec![Layer::Bars { bars: inner, ink: Ink::Series(0) }, Layer::Bars { bars: outer, ink: Ink::Series(1) }],
+        layers: vec![
+            Layer::Bars { bars: inner, ink: Ink::Series(0) },
+            Layer::Bars { bars: outer, ink: Ink::Series(1) },
+        ],
         legend,
         rows: None,
     }

@@ -18,7 +18,9 @@ pub(crate) struct Split {
 
 /// The split of every rank of a run; empty where the run did not finish, or has one rank.
 pub(crate) fn split(run: &Run) -> Vec<Split> {
-    let Some(traffic) = run.facts.as_ref().and_then(|facts| facts.traffic.as_ref()) else { return Vec::new() };
+    let Some(traffic) = run.facts.as_ref().and_then(|facts| facts.traffic.as_ref()) else {
+        return Vec::new();
+    };
     // The waits are those since the last start, so the steps are, too.
     let made = usize::try_from(traffic.steps).unwrap_or(usize::MAX).min(run.steps.len());
     let total: f64 = run.steps[run.steps.len() - made..].iter().filter_map(|step| step.step_seconds).sum();
@@ -54,7 +56,8 @@ fn step_time(runs: &[&Run]) -> Option<Plot> {
         bars.sort_by(|a, b| (a.1.rest / a.1.total).total_cmp(&(b.1.rest / b.1.total)));
         bars.drain(MOST_BARS / 2..all - MOST_BARS / 2);
     }
-    let mut kinds: Vec<&String> = bars.iter().flat_map(|(_, split)| split.waits.iter().map(|(kind, _)| kind)).collect();
+    let mut kinds: Vec<&String> =
+        bars.iter().flat_map(|(_, split)| split.waits.iter().map(|(kind, _)| kind)).collect();
     kinds.sort();
     kinds.dedup();
     let mut stacks: Vec<Vec<[(f64, f64); 2]>> = vec![Vec::new(); kinds.len() + 1];
@@ -110,17 +113,23 @@ fn memory(runs: &[&Run]) -> Option<Plot> {
     }
     let most = bars.iter().map(|(_, megabytes)| *megabytes).fold(0.0, f64::max);
     let (factor, unit) = if most >= 10_000.0 { (1e-3, "GB") } else { (1.0, "MB") };
-    let rectangle = |(at, (_, value)): (usize, &(String, f64))| {
-        [(0.0, row(at) - HALF), (value * factor, row(at) + HALF)]
-    };
+    let rectangle =
+        |(at, (_, value)): (usize, &(String, f64))| [(0.0, row(at) - HALF), (value * factor, row(at) + HALF)];
     let rectangles: Vec<_> = bars.iter().enumerate().map(rectangle).collect();
-    let shown =
-        if all > MOST_BARS { format!(" {MOST_BARS} of {all}: the largest and the smallest.") } else { String::new() };
+    let shown = if all > MOST_BARS {
+        format!(" {MOST_BARS} of {all}: the largest and the smallest.")
+    } else {
+        String::new()
+    };
     Some(Plot {
         name: "memory".to_owned(),
         title: "Peak memory of each rank".to_owned(),
         caption: format!("The most that the process ever held in main memory (resident).{shown}"),
-        x: Axis { label: format!("{unit} (10{} bytes)", if unit == "GB" { "⁹" } else { "⁶" }), from_zero: true, ..Axis::default() },
+        x: Axis {
+            label: format!("{unit} (10{} bytes)", if unit == "GB" { "⁹" } else { "⁶" }),
+            from_zero: true,
+            ..Axis::default()
+        },
         y: rows_axis(bars.iter().map(|(name, _)| name.clone())),
         layers: vec![Layer::Bars { bars: rectangles, ink: Ink::Series(0) }],
         legend: Vec::new(),

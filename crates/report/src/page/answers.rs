@@ -38,7 +38,9 @@ const SAMPLES: usize = 10;
 /// The answers of all evaluations, as many as there is room for; those that are not correct come first. None without any.
 pub(super) fn embed(content: &Content) -> Option<Answers> {
     let of_runs = content.runs.iter().flat_map(|run| {
-        run.evaluations.iter().map(|evaluation| (format!("{} · {}", run.name, evaluation.dataset), evaluation))
+        run.evaluations
+            .iter()
+            .map(|evaluation| (format!("{} · {}", run.name, evaluation.dataset), evaluation))
     });
     let of_others = content.others.iter().map(|evaluation| {
         let name = evaluation.adapter_path.clone().unwrap_or_else(|| "base model".to_owned());
@@ -51,7 +53,9 @@ pub(super) fn embed(content: &Content) -> Option<Answers> {
     }
     let chosen = choose(&sources, content.answer_bytes);
     let kept: usize = chosen.iter().map(Vec::len).sum();
-    let rows = |at: usize| -> Vec<_> { chosen[at].iter().map(|index| row(&sources[at].1.answers[*index])).collect() };
+    let rows = |at: usize| -> Vec<_> {
+        chosen[at].iter().map(|index| row(&sources[at].1.answers[*index])).collect()
+    };
     let lists: Vec<_> = sources
         .iter()
         .enumerate()

@@ -34,7 +34,12 @@ pub(super) fn cards(content: &Content) -> Vec<Card> {
     for evaluation in content.table.datasets.iter().filter_map(|dataset| choose(run, dataset).0) {
         let (low, high) = evaluation.interval();
         let value = format!("{:.1} %", evaluation.accuracy * 100.0);
-        let below = format!("{} questions, 95 % interval {:.1}–{:.1} %", thousands(evaluation.total), low * 100.0, high * 100.0);
+        let below = format!(
+            "{} questions, 95 % interval {:.1}–{:.1} %",
+            thousands(evaluation.total),
+            low * 100.0,
+            high * 100.0
+        );
         cards.extend(card(&format!("Accuracy, {}", evaluation.dataset), Some(value), below));
     }
     let held_out = match (before, after) {
@@ -53,7 +58,8 @@ pub(super) fn cards(content: &Content) -> Vec<Card> {
     let seconds = Some(run.step_seconds()).filter(|seconds| *seconds > 0.0);
     cards.extend(card("Time in steps", seconds.map(duration), all_time(run)));
     let weights = facts.and_then(|facts| facts.adapted_weights);
-    let over = weights.map(|weights| format!("over {} adapted weights", thousands(weights))).unwrap_or_default();
+    let over =
+        weights.map(|weights| format!("over {} adapted weights", thousands(weights))).unwrap_or_default();
     cards.extend(card("Trained numbers, d", run.d().map(thousands), over));
     cards.extend(card("Adapter", run.adapter_bytes.map(bytes), "both files".to_owned()));
     cards
@@ -128,20 +134,23 @@ fn mesh(facts: &Facts) -> Option<String> {
 }
 
 fn versions(facts: &Facts) -> Option<String> {
-    let libtorch = facts.libtorch.as_deref().map(|version| format!(", libtorch {version}")).unwrap_or_default();
+    let libtorch =
+        facts.libtorch.as_deref().map(|version| format!(", libtorch {version}")).unwrap_or_default();
     Some(format!("gpart-dist {}{libtorch}", facts.gpart_dist.as_deref()?))
 }
 
 fn fingerprints(facts: &Facts) -> Option<String> {
-    let mut parts: Vec<String> =
-        facts.fingerprints.iter().map(|(name, value)| format!("{name} {}", crate::facts::setting(value))).collect();
+    let mut parts: Vec<String> = facts
+        .fingerprints
+        .iter()
+        .map(|(name, value)| format!("{name} {}", crate::facts::setting(value)))
+        .collect();
     parts.extend(facts.partition_fingerprint.iter().map(|print| format!("partition {print}")));
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-pub(super) const RUN_HEAD: [&str; 9] = [
-    "run", "status", "seed", "steps", "tokens", "time in steps", "final loss", "held-out loss", "accuracy",
-];
+pub(super) const RUN_HEAD: [&str; 9] =
+    ["run", "status", "seed", "steps", "tokens", "time in steps", "final loss", "held-out loss", "accuracy"];
 
 /// A row for each of several runs.
 pub(super) fn run_rows(content: &Content) -> Vec<Vec<String>> {
@@ -152,8 +161,9 @@ pub(super) fn run_rows(content: &Content) -> Vec<Vec<String>> {
         let loss = |loss: Option<f64>| loss.map(|loss| fixed(loss, 4)).unwrap_or_default();
         let seed = run.facts.as_ref().and_then(|facts| facts.config.get("seed")).map(crate::facts::setting);
         let accuracy = content.table.datasets.iter().filter_map(|dataset| choose(run, dataset).0);
-        let accuracy: Vec<String> =
-            accuracy.map(|evaluation| format!("{} {:.1} %", evaluation.dataset, evaluation.accuracy * 100.0)).collect();
+        let accuracy: Vec<String> = accuracy
+            .map(|evaluation| format!("{} {:.1} %", evaluation.dataset, evaluation.accuracy * 100.0))
+            .collect();
         vec![
             run.name.clone(),
             status(run),
@@ -208,7 +218,14 @@ pub(super) fn isometry_rows(content: &Content) -> Vec<Vec<String>> {
             remarks(checked),
         ],
         Err(reason) => {
-            vec![name.clone(), String::new(), String::new(), String::new(), String::new(), format!("not checked: {reason}")]
+            vec![
+                name.clone(),
+                String::new(),
+                String::new(),
+                String::new(),
+                String::new(),
+                format!("not checked: {reason}"),
+            ]
         }
     };
     content.isometry.iter().map(row).collect()
@@ -241,9 +258,11 @@ pub(super) fn split_rows(content: &Content) -> Vec<Vec<String>> {
     let rows = content.runs.iter().flat_map(|run| {
         let peaks = run.facts.as_ref().and_then(|facts| facts.peak_memory_bytes.clone()).unwrap_or_default();
         figures::split(run).into_iter().map(move |split| {
-            let share = |seconds: f64| format!("{} ({:.1} %)", duration(seconds), 100.0 * seconds / split.total);
+            let share =
+                |seconds: f64| format!("{} ({:.1} %)", duration(seconds), 100.0 * seconds / split.total);
             let waits = split.waits.iter().map(|(kind, seconds)| format!("{kind} {}", share(*seconds)));
-            let peak = usize::try_from(split.rank).ok().and_then(|rank| peaks.get(rank)).filter(|peak| **peak > 0);
+            let peak =
+                usize::try_from(split.rank).ok().and_then(|rank| peaks.get(rank)).filter(|peak| **peak > 0);
             vec![
                 run.name.clone(),
                 split.rank.to_string(),
@@ -280,7 +299,10 @@ pub(super) fn evaluation_rows(content: &Content) -> Vec<Vec<String>> {
         .iter()
         .flat_map(|run| run.evaluations.iter().map(|evaluation| row(run.name.clone(), evaluation)));
     let others = content.others.iter().map(|other| {
-        let of = other.adapter_path.as_deref().map_or("base model".to_owned(), |path| format!("{path} (not among the runs)"));
+        let of = other
+            .adapter_path
+            .as_deref()
+            .map_or("base model".to_owned(), |path| format!("{path} (not among the runs)"));
         row(of, other)
     });
     of_runs.chain(others).collect()

@@ -70,7 +70,8 @@ pub(crate) fn draw(plot: &Plot, frame: Frame) -> Result<Drawing, ReportError> {
         paint(&canvas, plot, frame, &layout).map_err(|error| refused(error.to_string()))?;
         canvas.present().map_err(|error| refused(error.to_string()))?;
     }
-    let elements = text.split_once("<svg").and_then(|(_, rest)| rest.split_once('>')).map_or("", |(_, rest)| rest);
+    let elements =
+        text.split_once("<svg").and_then(|(_, rest)| rest.split_once('>')).map_or("", |(_, rest)| rest);
     let elements = elements.trim().trim_end_matches("</svg>").replace(" opacity=\"1\"", "");
     Ok(Drawing {
         elements,
@@ -103,21 +104,25 @@ impl Layout {
         let legend = place_legend(&plot.legend, frame.width);
         let lines = legend.last().map_or(0, |(_, line)| line + 1);
         let legend_height = lines as f64 * LINE_HEIGHT;
-        let y_title = if plot.y.label.is_empty() { 8.0 } else { LINE_HEIGHT + 4.0 };
+        let y_title = if plot.y.label.is_empty() { 8.0 } else { LINE_HEIGHT + 7.0 };
         let area_top = top + legend_height + y_title + 2.0;
         let below = 24.0 + if plot.x.label.is_empty() { 4.0 } else { LINE_HEIGHT };
         // Bars have a height each; other plots fill the frame, whatever the legend takes of it.
-        let area_height = plot.rows.map_or((frame.height - y_title - below).max(120.0), |rows| rows as f64 * 26.0 + 8.0);
+        let area_height =
+            plot.rows.map_or((frame.height - y_title - below).max(120.0), |rows| rows as f64 * 26.0 + 8.0);
         let y_padding = if plot.rows.is_some() { 0.0 } else { 0.06 };
-        let y = Scale::new(&plot.y, y_range, (area_height / 45.0) as usize, y_padding);
+        let y = Scale::new(&plot.y, y_range, (area_height / 38.0).max(4.0) as usize, y_padding);
         let room = frame.width * if plot.rows.is_some() { 0.42 } else { 0.3 };
         let y_names: Vec<(f64, String)> =
             y.ticks.iter().map(|(at, name)| (*at, shorten(name, room))).collect();
         let widest = y_names.iter().map(|(_, name)| text_width(name)).fold(0.0, f64::max);
         let left = widest + 12.0;
         let right = frame.width - 14.0;
-        let x_count = ((right - left) / 95.0).max(2.0) as usize;
-        let x = Scale::new(&plot.x, x_range, x_count, if plot.rows.is_some() { 0.0 } else { 0.015 });
+        let x_count = ((right - left) / 75.0).max(4.0) as usize;
+        // Few points with bars stay off the edges; curves use the room.
+        let x_padding = if plot.x.named.is_empty() { 0.015 } else { 0.1 };
+        let x_padding = if plot.rows.is_some() { 0.0 } else { x_padding };
+        let x = Scale::new(&plot.x, x_range, x_count, x_padding);
         let area = [left, area_top, right, area_top + area_height];
         Self { height: area[3] + below, area, x, y, legend_top: top, legend, y_names }
     }
@@ -210,7 +215,7 @@ fn paint_axes(canvas: &Canvas, plot: &Plot, layout: &Layout) -> Result<(), Failu
     }
     canvas.draw(&PathElement::new(vec![at(left, bottom), at(right, bottom)], stroke(Ink::Muted, 1.0)))?;
     let title = style(TEXT, Ink::Text, HPos::Left, VPos::Center);
-    canvas.draw_text(&printable(&plot.y.label), &title, at(6.0, top - LINE_HEIGHT * 0.5 - 3.0))?;
+    canvas.draw_text(&printable(&plot.y.label), &title, at(6.0, top - LINE_HEIGHT * 0.5 - 6.0))?;
     let title = style(TEXT, Ink::Text, HPos::Right, VPos::Top);
     canvas.draw_text(&printable(&plot.x.label), &title, at(right, bottom + 8.0 + LINE_HEIGHT))
 }
@@ -224,7 +229,7 @@ fn paint_layer(chart: &Chart, layer: &Layer, layout: &Layout) -> Result<(), Fail
                 let part: Vec<(f64, f64)> = part.iter().map(|point| place(*point)).collect();
                 if let [only] = part[..] {
                     // A line of one point would be nothing.
-                    chart.draw(&Circle::new(only, (width * FINE * 1.2) as i32, style.filled()))?;
+                    chart.draw(&Circle::new(only, (width * FINE * 1.8) as i32, style.filled()))?;
                 } else if *dashed {
                     let (dash, gap) = ((6.0 * FINE) as i32, (4.0 * FINE) as i32);
                     chart.draw(&DashedPathElement::new(part, dash, gap, style))?;
@@ -239,7 +244,9 @@ fn paint_layer(chart: &Chart, layer: &Layer, layout: &Layout) -> Result<(), Fail
             let high = points.iter().rev().map(|(x, _, high)| place((*x, *high)));
             chart.draw(&Polygon::new(low.chain(high).collect::<Vec<_>>(), ink.rgb().mix(0.2).filled()))
         }
-        Layer::Points { points, ink, .. } => points.iter().try_for_each(|mark| paint_mark(chart, *mark, *ink, &place)),
+        Layer::Points { points, ink, .. } => {
+            points.iter().try_for_each(|mark| paint_mark(chart, *mark, *ink, &place))
+        }
         Layer::Bars { bars, ink } => bars.iter().try_for_each(|[from, to]| {
             chart.draw(&Rectangle::new([place(*from), place(*to)], ink.rgb().filled()))
         }),
@@ -282,7 +289,7 @@ fn paint_legend(canvas: &Canvas, plot: &Plot, layout: &Layout) -> Result<(), Fai
         match entry.symbol {
             Symbol::Line => canvas.draw(&PathElement::new(ends(0.0, 18.0), stroke(entry.ink, 2.5)))?,
             Symbol::ThinLine => {
-                let style = entry.ink.rgb().mix(0.4).stroke_width(FINE as u32);
+                let style = entry.ink.rgb().mix(0.7).stroke_width(FINE as u32);
                 canvas.draw(&PathElement::new(ends(0.0, 18.0), style))?;
             }
             Symbol::Dashes => {
@@ -339,12 +346,13 @@ fn shorten(text: &str, room: f64) -> String {
 /// Width of a text of an axis or legend, in pixels.
 fn text_width(text: &str) -> f64 {
     let style = style(TEXT, Ink::Text, HPos::Left, VPos::Top);
-    let measured = style.font.box_size(text).map_or(0.0, |(width, _)| f64::from(width) / FINE / SIZE_FACTOR);
+    let measured = style.font.box_size(text).map_or(0.0, |(width, _)| f64::from(width) / FINE);
     // Characters that the embedded font lacks count as wide ones.
     measured.max(text.chars().count() as f64 * 3.0)
 }
 
-/// The SVG library divides sizes of fonts by this.
+/// The SVG library divides sizes of fonts by this, and the measure of texts takes them for the height of a line, not of
+/// the em square: with this font both come to the same.
 const SIZE_FACTOR: f64 = 1.24;
 
 fn style(pixels: f64, ink: Ink, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {

@@ -46,7 +46,8 @@ pub(crate) fn standalone_svg(drawing: &Drawing, title: &str) -> String {
     );
     let _ = write!(svg, "<style>@media (prefers-color-scheme:dark){{{}}}</style>", theme_css("svg"));
     let surface = Ink::Surface.hex();
-    let _ = writeln!(svg, "<rect width=\"100%\" height=\"100%\" fill=\"{surface}\"/>{}</svg>", drawing.elements);
+    let _ =
+        writeln!(svg, "<rect width=\"100%\" height=\"100%\" fill=\"{surface}\"/>{}</svg>", drawing.elements);
     svg
 }
 
@@ -59,8 +60,10 @@ const STROKES: &str = "stroke-linejoin=\"round\" stroke-linecap=\"butt\"";
 pub(crate) fn png(svg: &str, name: &str) -> Result<Vec<u8>, ReportError> {
     let refused = |reason: String| ReportError::Plot { plot: name.to_owned(), reason };
     let tree = parse(svg).map_err(&refused)?;
-    let size = tree.size().to_int_size().scale_by(PNG_SCALE).ok_or_else(|| refused("its size is nothing".into()))?;
-    let mut pixels = Pixmap::new(size.width(), size.height()).ok_or_else(|| refused("it is too large".into()))?;
+    let size =
+        tree.size().to_int_size().scale_by(PNG_SCALE).ok_or_else(|| refused("its size is nothing".into()))?;
+    let mut pixels =
+        Pixmap::new(size.width(), size.height()).ok_or_else(|| refused("it is too large".into()))?;
     resvg::render(&tree, Transform::from_scale(PNG_SCALE, PNG_SCALE), &mut pixels.as_mut());
     pixels.encode_png().map_err(|error| refused(error.to_string()))
 }

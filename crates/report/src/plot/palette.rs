@@ -75,7 +75,10 @@ pub(crate) fn theme_css(scope: &str) -> String {
     let mut css = String::new();
     for pair in [&TEXT, &MUTED, &GRID, &SURFACE].into_iter().chain(&SERIES) {
         let (light, dark) = (hex(pair.light), hex(pair.dark));
-        let _ = write!(css, "{scope} [stroke=\"{light}\"]{{stroke:{dark}}}{scope} [fill=\"{light}\"]{{fill:{dark}}}");
+        let _ = write!(
+            css,
+            "{scope} [stroke=\"{light}\"]{{stroke:{dark}}}{scope} [fill=\"{light}\"]{{fill:{dark}}}"
+        );
     }
     css
 }

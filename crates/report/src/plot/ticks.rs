@@ -23,8 +23,15 @@ impl Scale {
         }
         if high - low <= f64::EPSILON * high.abs() * 8.0 {
             // One value: a range around it, above zero where it is to begin there.
-            let half = if log { 0.3 } else if low == 0.0 { 1.0 } else { low.abs() * 0.1 };
-            (low, high) = (low - half, high + half);
+            let half = if log {
+                0.3
+            } else if low == 0.0 {
+                1.0
+            } else {
+                low.abs() * 0.1
+            };
+            (low, high) =
+                if axis.from_zero && !log && low == 0.0 { (0.0, half) } else { (low - half, high + half) };
         }
         let pad = (high - low) * padding;
         let grounded = axis.from_zero && !log && low == 0.0;
@@ -54,13 +61,19 @@ fn linear_ticks(low: f64, high: f64, count: usize, integer: bool) -> Vec<(f64, S
     }
     let step = step.unwrap_or(raw);
     let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
-    (first..=last.min(first.saturating_add(100))).map(|k| k as f64 * step).map(|at| (at, label(at, step))).collect()
+    (first..=last.min(first.saturating_add(100)))
+        .map(|k| k as f64 * step)
+        .map(|at| (at, label(at, step)))
+        .collect()
 }
 
 /// With as many decimals as the step needs, or in scientific form where these are many.
 fn label(value: f64, step: f64) -> String {
     let exponent = (step.log10() + 1e-9).floor() as i32;
-    if exponent < -5 && value != 0.0 {
+    if value == 0.0 && exponent < -5 {
+        return "0".to_owned();
+    }
+    if exponent < -5 {
         let power = 10.0_f64.powi(exponent);
         return format!("{}×10{}", fixed(value / power, 0), superscript(exponent));
     }
