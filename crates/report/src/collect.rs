@@ -1,6 +1,7 @@
 //! The table over the runs of a folder.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -12,7 +13,7 @@ use crate::{Evaluation, Found, Run};
 /// One row a group of runs that differ in their seed alone, and what is in no row.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Table {
-    /// The rows, by model and d.
+    /// Base models, then groups of finished runs by model and d.
     pub rows: Vec<Row>,
     /// Runs and files that are in no row, with the reason.
     pub left_out: Vec<LeftOut>,
@@ -22,20 +23,20 @@ pub struct Table {
     pub datasets: Vec<String>,
 }
 
-/// One group of runs.
+/// One group of runs, or a base model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// The model as it was named.
     pub model: String,
-    /// The task, such as `metamath`.
+    /// The task, such as `metamath`; `base model` for an evaluation without an adapter.
     pub task: String,
     /// Length of θ, the numbers trained.
     pub d: Option<u64>,
     /// In what else the rows differ.
     pub settings: String,
-    /// How many runs, one a seed.
+    /// How many runs, one a seed; 0 for a base model.
     pub seeds: usize,
-    /// The runs' folders.
+    /// The runs' folders, or the files of the base model's evaluations.
     pub runs: Vec<String>,
     /// Steps made.
     pub steps: Option<u64>,
@@ -60,55 +61,107 @@ pub struct LeftOut {
 
 /// Makes the table of what was found in a folder.
 pub fn collect(found: &Found) -> Table {
-    let (finished, unfinished): (Vec<&Run>, Vec<&Run>) =
-        found.runs.iter().partition(|run| !matches!(run.status, Status::Unfinished(_)));
-    let mut table = of_groups(&group(finished));
-    for run in unfinished {
-        if let Status::Unfinished(reason) = &run.status {
-            table.left_out.push(LeftOut { path: run.folder.display().to_string(), reason: reason.clone() });
-        }
-    }
-    let unreadable = found.unreadable.iter();
-    table.left_out.extend(
-        unreadable.map(|(path, reason)| LeftOut { path: path.display().to_string(), reason: reason.clone() }),
-    );
-    for evaluation in &found.evaluations {
-        let of = evaluation
-            .adapter_path
-            .as_deref()
-            .map_or("the base model".to_owned(), |path| format!("adapter {path}"));
-        let accuracy = evaluation.accuracy * 100.0;
-        table.left_out.push(LeftOut {
-            path: evaluation.file.display().to_string(),
-            reason: format!("an evaluation of {of}: {} {accuracy:.1} %", evaluation.dataset),
-        });
+    let (bases, others): (Vec<&Evaluation>, Vec<&Evaluation>) =
+        found.evaluations.iter().partition(|evaluation| evaluation.adapter_path.is_none());
+    let mut table = of_groups(&group(&found.runs), &bases);
+    let unreadable = found.unreadable.iter().map(|(path, reason)| left_out(path, reason.clone()));
+    table.left_out.extend(unreadable);
+    for evaluation in others {
+        let (adapter, accuracy) = (evaluation.adapter_path.as_deref(), evaluation.accuracy * 100.0);
+        let of = format!("of an adapter that is not here, {}", adapter.unwrap_or_default());
+        table
+            .left_out
+            .push(left_out(&evaluation.file, format!("{} {accuracy:.1} %, {of}", evaluation.dataset)));
     }
     table
 }
 
-/// The rows of groups, and what is odd about their runs.
-pub(crate) fn of_groups(groups: &[Group]) -> Table {
-    let runs = || groups.iter().flat_map(|group| &group.runs);
-    let datasets: BTreeSet<String> =
-        runs().flat_map(|run| &run.evaluations).map(|evaluation| evaluation.dataset.clone()).collect();
+fn left_out(path: &Path, reason: String) -> LeftOut {
+    LeftOut { path: path.display().to_string(), reason }
+}
+
+/// A row for each finished group and base model, and what is odd about their runs.
+pub(crate) fn of_groups(groups: &[Group], bases: &[&Evaluation]) -> Table {
+    let evaluations = groups.iter().flat_map(|group| &group.runs).flat_map(|run| &run.evaluations);
+    let all = evaluations.chain(bases.iter().copied());
+    let datasets: BTreeSet<String> = all.map(|evaluation| evaluation.dataset.clone()).collect();
     let datasets: Vec<String> = datasets.into_iter().collect();
-    let remarks = runs().flat_map(|run| {
-        let mut remarks = run.notes.clone();
-        for dataset in &datasets {
-            if let (chosen, count @ 2..) = choose(run, dataset) {
-                let file = chosen.map(|chosen| chosen.file.display().to_string()).unwrap_or_default();
-                remarks.push(format!("{count} evaluations of {dataset}; {file} counts"));
-            }
-        }
-        remarks.into_iter().map(|remark| format!("{}: {remark}", run.name))
+    let (finished, unfinished): (Vec<&Group>, Vec<&Group>) =
+        groups.iter().partition(|group| group.is_finished());
+    let stopped = unfinished.iter().flat_map(|group| &group.runs).filter_map(|run| match &run.status {
+        Status::Unfinished(reason) => Some(left_out(&run.folder, reason.clone())),
+        _ => None,
     });
+    let mut rows = base_rows(bases, &datasets);
+    rows.extend(finished.iter().map(|group| row(group, &datasets)));
     Table {
-        rows: groups.iter().map(|group| row(group, &datasets)).collect(),
-        left_out: Vec::new(),
-        remarks: remarks.collect(),
+        rows,
+        left_out: stopped.collect(),
+        remarks: finished.iter().flat_map(|group| remarks(group, &datasets)).collect(),
         datasets: datasets.clone(),
     }
 }
+
+/// What is odd about a group's runs.
+fn remarks(group: &Group, datasets: &[String]) -> Vec<String> {
+    let mut all = Vec::new();
+    for run in &group.runs {
+        all.extend(run.notes.iter().map(|note| format!("{}: {note}", run.name)));
+        for dataset in datasets {
+            if let (Some(chosen), count @ 2..) = choose(run, dataset) {
+                let file = chosen.file.display();
+                all.push(format!("{}: {count} evaluations of {dataset}; {file} counts", run.name));
+            }
+        }
+    }
+    for dataset in datasets {
+        let evaluated = group.runs.iter().filter(|run| choose(run, dataset).1 > 0).count();
+        if evaluated > 0 && evaluated < group.runs.len() {
+            let (label, of) = (&group.label, group.runs.len());
+            all.push(format!("{label}: {dataset} was evaluated for {evaluated} of {of} runs"));
+        }
+    }
+    let seed =
+        |run: &Run| run.facts.as_ref().and_then(|facts| facts.config.get("seed")).map(ToString::to_string);
+    for (at, run) in group.runs.iter().enumerate() {
+        let same = group.runs[..at].iter().find(|other| seed(run).is_some() && seed(other) == seed(run));
+        if let Some(other) = same {
+            all.push(format!("{} and {} have the same seed, and count as two", other.name, run.name));
+        }
+    }
+    all
+}
+
+/// A row for each base model that was evaluated; of two evaluations of a dataset that with the most questions counts.
+fn base_rows(bases: &[&Evaluation], datasets: &[String]) -> Vec<Row> {
+    let models: BTreeSet<&str> =
+        bases.iter().map(|base| base.model_path.as_deref().unwrap_or_default()).collect();
+    let row = |model: &str| {
+        let of_model = bases.iter().filter(|base| base.model_path.as_deref().unwrap_or_default() == model);
+        let of_model: Vec<&&Evaluation> = of_model.collect();
+        let accuracy = |dataset: &String| {
+            let of_dataset = of_model.iter().filter(|base| base.dataset == *dataset);
+            Spread::of(&[of_dataset.max_by_key(|base| base.total)?.accuracy])
+        };
+        Row {
+            model: model.to_owned(),
+            task: BASE.to_owned(),
+            d: None,
+            settings: String::new(),
+            seeds: 0,
+            runs: of_model.iter().map(|base| base.file.display().to_string()).collect(),
+            steps: None,
+            final_loss: None,
+            held_out_loss: None,
+            accuracy: datasets.iter().map(accuracy).collect(),
+            adapter_bytes: None,
+        }
+    };
+    models.into_iter().map(row).collect()
+}
+
+/// What stands for the task in a row of a base model.
+pub(crate) const BASE: &str = "base model";
 
 /// The evaluation of a dataset that counts, the one with the most questions, and how many there are.
 pub(crate) fn choose<'a>(run: &'a Run, dataset: &str) -> (Option<&'a Evaluation>, usize) {
@@ -137,3 +190,6 @@ fn row(group: &Group, datasets: &[String]) -> Row {
         adapter_bytes: group.runs.iter().find_map(|run| run.adapter_bytes),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,13 @@ pub enum ReportError {
     #[error("no run was given")]
     #[diagnostic(code(input::report_empty), help("name one or more output folders of runs"))]
     NoRuns,
+    /// A run that is there twice, which would count as two seeds.
+    #[error("the run {} was given twice", folder.display())]
+    #[diagnostic(code(input::report_twice), help("name each run once"))]
+    Twice {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A folder of runs without any.
     #[error("no run was found in {}", folder.display())]
     #[diagnostic(

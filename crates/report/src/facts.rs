@@ -138,16 +138,26 @@ impl Facts {
         self.config.get("d").and_then(Value::as_u64)
     }
 
+    /// Whether the settings name data for a held-out loss.
+    pub(crate) fn has_held_out_data(&self) -> bool {
+        ["eval-data", "validation-split"]
+            .iter()
+            .any(|key| self.config.get(*key).is_some_and(|value| !value.is_null()))
+    }
+
     /// All settings as texts, in the file's order.
     pub(crate) fn settings(&self) -> impl Iterator<Item = (&str, String)> {
         self.config.iter().map(|(key, value)| (key.as_str(), setting(value)))
     }
 }
 
+/// A setting without a value.
+pub(crate) const NOTHING: &str = "–";
+
 /// A setting's value as a person would write it.
 pub(crate) fn setting(value: &Value) -> String {
     match value {
-        Value::Null => "–".to_owned(),
+        Value::Null => NOTHING.to_owned(),
         Value::String(text) => text.clone(),
         Value::Array(list) => list.iter().map(setting).collect::<Vec<_>>().join(", "),
         Value::Number(number) => {

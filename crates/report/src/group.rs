@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::Run;
+use crate::facts::NOTHING;
 use crate::numbers::thousands;
 use crate::run::Status;
 
@@ -31,6 +32,9 @@ const NOT_COMPARED: [&str; 18] = [
 
 /// Settings that are columns of their own wherever settings are listed.
 const SHOWN_ELSEWHERE: [&str; 4] = ["model", "model-name", "task", "d"];
+
+/// In a key: the name of a run that has no settings.
+const NAME: &str = "name";
 
 /// Runs with the same settings but for the seed.
 #[derive(Debug)]
@@ -75,17 +79,10 @@ pub(crate) fn group<'a>(runs: impl IntoIterator<Item = &'a Run>) -> Vec<Group<'a
             None => keys.push((key, vec![run])),
         }
     }
-    let maps: Vec<&BTreeMap<String, String>> = keys.iter().map(|(key, _)| key).collect();
-    let differing = differing_keys(&maps);
-    let mut groups: Vec<Group> = keys
-        .iter()
-        .map(|(key, members)| Group {
-            label: describe(key, &differing, &[]),
-            other_settings: describe(key, &differing, &SHOWN_ELSEWHERE),
-            runs: members.clone(),
-        })
-        .collect();
-    groups.sort_by_key(|group| (group.first().model().map(str::to_owned), group.first().d()));
+    let mut groups = labelled(keys);
+    groups.sort_by_key(|group| {
+        (!group.is_finished(), group.first().model().map(str::to_owned), group.first().d())
+    });
     let labels: Vec<String> = groups.iter().map(|group| group.label.clone()).collect();
     for group in &mut groups {
         let ambiguous = labels.iter().filter(|label| **label == group.label).count() > 1;
@@ -103,6 +100,24 @@ pub(crate) fn group<'a>(runs: impl IntoIterator<Item = &'a Run>) -> Vec<Group<'a
     groups
 }
 
+/// The groups with what they differ in. Runs without settings, such as official adapters, are known by their name: to compare
+/// them with the others would list every setting.
+fn labelled(keys: Vec<(BTreeMap<String, String>, Vec<&Run>)>) -> Vec<Group<'_>> {
+    let with_settings = keys.iter().filter(|(_, runs)| runs[0].facts.is_some());
+    let differing = differing_keys(&with_settings.map(|(key, _)| key).collect::<Vec<_>>());
+    let label = |key: &BTreeMap<String, String>, but: &[&str]| match key.get(NAME) {
+        Some(name) => name.clone(),
+        None => describe(key, &differing, but),
+    };
+    keys.iter()
+        .map(|(key, runs)| Group {
+            label: label(key, &[]),
+            other_settings: label(key, &SHOWN_ELSEWHERE),
+            runs: runs.clone(),
+        })
+        .collect()
+}
+
 /// Keys whose values are not the same in all maps, in alphabetical order.
 pub(crate) fn differing_keys(maps: &[&BTreeMap<String, String>]) -> Vec<String> {
     let mut keys: Vec<&String> = maps.iter().flat_map(|map| map.keys()).collect();
@@ -116,7 +131,9 @@ pub(crate) fn differing_keys(maps: &[&BTreeMap<String, String>]) -> Vec<String> 
 pub(crate) fn settings(run: &Run) -> BTreeMap<String, String> {
     let paths = ["output", "output-root-dir", "output-dir-file"];
     let facts = run.facts.iter().flat_map(|facts| facts.settings());
-    facts.filter(|(key, _)| !paths.contains(key)).map(|(key, value)| (key.to_owned(), value)).collect()
+    // What one version writes as nothing, another does not write.
+    let given = facts.filter(|(key, value)| !paths.contains(key) && value != NOTHING);
+    given.map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// What must be the same in a group.
@@ -131,9 +148,9 @@ fn compared(run: &Run) -> BTreeMap<String, String> {
         let config = serde_json::to_value(&adapter.config).unwrap_or_default();
         let entries = config.as_object().into_iter().flatten();
         key.extend(entries.map(|(name, value)| (name.replace('_', "-"), crate::facts::setting(value))));
-        key.insert("name".to_owned(), without_seed(&run.name));
+        key.insert(NAME.to_owned(), without_seed(&run.name));
     } else {
-        key.insert("name".to_owned(), run.name.clone());
+        key.insert(NAME.to_owned(), run.name.clone());
     }
     key
 }
@@ -156,7 +173,7 @@ fn describe(key: &BTreeMap<String, String>, differing: &[String], but: &[&str]) 
             |_| value.clone(),
             |number| if name == "d" { thousands(number) } else { value.clone() },
         );
-        Some(if name == "name" { value } else { format!("{name} {value}") })
+        Some(format!("{name} {value}"))
     };
     shown.filter_map(part).collect::<Vec<_>>().join(", ")
 }
@@ -222,6 +239,22 @@ mod tests {
         let config = |seed: u64, lr: f64| json!({"seed": seed, "learning-rate": lr});
         let runs = [run("a", config(1, 0.1), true), run("b", config(2, 0.2), true)];
         check(&runs, &[("learning-rate 0.1", &["a"]), ("learning-rate 0.2", &["b"])]);
+    }
+
+    #[test]
+    fn runs_without_settings_go_by_their_name() {
+        let config =
+            |lr: f64, extra: serde_json::Value| json!({"learning-rate": lr, "d": 64, "template": extra});
+        let official = Run { facts: None, ..run("lr1_seed3", json!({}), true) };
+        let runs = [
+            run("a", config(0.1, json!(null)), true),
+            run("b", json!({"learning-rate": 0.2, "d": 64}), true),
+            official,
+        ];
+        check(
+            &runs,
+            &[("lr1_seed3", &["lr1_seed3"]), ("learning-rate 0.1", &["a"]), ("learning-rate 0.2", &["b"])],
+        );
     }
 
     #[test]

@@ -37,6 +37,13 @@ pub struct Isometry {
     pub seconds: f64,
 }
 
+/// The group sizes of a partition.
+pub(crate) struct Counted {
+    spec: Spec,
+    weights: u64,
+    counts: Vec<u64>,
+}
+
 impl Isometry {
     /// ‖ΔW‖ / ‖θ‖ − 1 over the groups that have weights; 0 where both are 0.
     pub fn deviation(&self) -> f64 {
@@ -48,19 +55,34 @@ impl Isometry {
     /// # Errors
     /// In words, why there is nothing to check: the partition needs the model, or its settings are not legal.
     pub fn check(adapter: &Adapter, weights: Option<u64>, fingerprint: Option<&str>) -> Result<Self, String> {
+        Self::check_with(adapter, weights, fingerprint, &mut None)
+    }
+
+    /// As [`Isometry::check`], with the group sizes counted for the adapter before: runs that are compared mostly have one
+    /// partition.
+    pub(crate) fn check_with(
+        adapter: &Adapter,
+        weights: Option<u64>,
+        fingerprint: Option<&str>,
+        counted: &mut Option<Counted>,
+    ) -> Result<Self, String> {
         let started = Instant::now();
         let config = &adapter.config;
         let spec = spec(adapter)?;
         let weights = weights.ok_or("the number of adapted weights is not known (run.json has it)")?;
         let refused = |error: PartitionError| format!("the partition cannot be drawn: {error}");
         let partition = partition::build(&spec, weights, None).map_err(refused)?;
-        let counts = count(&*partition, weights).map_err(refused)?;
-        let scales = partition::scales(&counts, config.isometric, &spec.scope);
+        if counted.as_ref().is_none_or(|known| known.spec != spec || known.weights != weights) {
+            let counts = partition::count_parallel(&*partition, 0..weights, rayon::current_num_threads());
+            *counted = Some(Counted { spec: spec.clone(), weights, counts: counts.map_err(refused)? });
+        }
+        let counts: &[u64] = counted.as_ref().map_or(&[], |known| &known.counts);
+        let scales = partition::scales(counts, config.isometric, &spec.scope);
         let deltas = adapter.theta.iter().zip(&scales).map(|(theta, scale)| theta * scale);
         let squares: Vec<f64> = deltas.map(|delta| f64::from(delta).powi(2)).collect();
         let sum = sum_of_squares(&*partition, weights, &squares).map_err(refused)?;
         let norm = |keep: fn(u64) -> bool| {
-            let kept = adapter.theta.iter().zip(&counts).filter(|(_, count)| keep(**count));
+            let kept = adapter.theta.iter().zip(counts).filter(|(_, count)| keep(**count));
             kept.map(|(theta, _)| f64::from(*theta).powi(2)).sum::<f64>().sqrt()
         };
         Ok(Self {
@@ -74,7 +96,7 @@ impl Isometry {
                 counts.iter().copied().max().unwrap_or(0),
             ),
             isometric: config.isometric,
-            same_partition: fingerprint.map(|known| known == fingerprint_of(&counts)),
+            same_partition: fingerprint.map(|known| known == fingerprint_of(counts)),
             seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -94,10 +116,6 @@ fn spec(adapter: &Adapter) -> Result<Spec, String> {
         _ => Backend::Stateless,
     };
     Ok(Spec { backend, d: config.d, seed: config.proj_seed.into(), scope: Scope::Global })
-}
-
-fn count(partition: &dyn Assignment, weights: u64) -> Result<Vec<u64>, PartitionError> {
-    partition::count_parallel(partition, 0..weights, rayon::current_num_threads())
 }
 
 /// Σ over all weights of the square that its group has.

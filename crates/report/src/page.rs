@@ -102,6 +102,7 @@ pub(crate) fn html(content: &Content) -> Result<String, ReportError> {
         isometry => of(facts::isometry_rows(content)),
         split => of(facts::split_rows(content)),
         evaluations => of(facts::evaluation_rows(content)),
+        evaluation_config => of(facts::evaluation_config(content)),
         answers => answers.as_ref().map(|answers| context! {
             json => safe(answers.json.clone()), note => &answers.note, samples => of(&answers.samples),
         }),
@@ -124,8 +125,9 @@ pub(crate) fn markdown(content: &Content) -> String {
         if rows.is_empty() {
             return;
         }
+        let names: Vec<String> = head.iter().map(|name| escape::markdown(name)).collect();
         let rule = "|---".repeat(head.len());
-        text.push_str(&format!("\n## {title}\n\n| {} |\n{rule}|\n", head.join(" | ")));
+        text.push_str(&format!("\n## {title}\n\n| {} |\n{rule}|\n", names.join(" | ")));
         for row in rows {
             let cells: Vec<String> = row.iter().map(|cell| escape::markdown(cell)).collect();
             text.push_str(&format!("| {} |\n", cells.join(" | ")));

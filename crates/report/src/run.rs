@@ -64,7 +64,11 @@ impl Run {
         let mut notes = Vec::new();
         let facts = read_facts(folder, &mut notes);
         let steps: Vec<Step> = read_lines(folder, "metrics.jsonl", &mut notes);
-        let held_out = read_lines(folder, "held_out.jsonl", &mut notes);
+        let mut held_out_notes = Vec::new();
+        let held_out = read_lines(folder, "held_out.jsonl", &mut held_out_notes);
+        if !held_out.is_empty() || facts.as_ref().is_none_or(Facts::has_held_out_data) {
+            notes.extend(held_out_notes);
+        }
         let (adapter, adapter_bytes) = read_adapter(folder, &mut notes);
         let evaluations = read_evaluations(folder, &mut notes);
         let mut run = Self {
@@ -140,7 +144,7 @@ impl Run {
             None => Status::Unfinished("there is no run.json".to_owned()),
         };
         if self.status == Status::AdapterOnly {
-            self.notes.clear();
+            self.notes.retain(|note| !note.ends_with(" is missing"));
             self.notes.push("an adapter alone: there is no record of its training".to_owned());
         } else if self.facts.is_none() && !has_run_json {
             self.notes.push("run.json is missing: settings, mesh and versions are unknown".to_owned());
@@ -290,7 +294,7 @@ fn read_adapter(folder: &Path, notes: &mut Vec<String>) -> (Option<Adapter>, Opt
                     .push(format!("the adapter is that of checkpoint-{step}: the run wrote none at its end"));
             }
             let size = |name: &&str| fs::metadata(place.join(name)).map_or(0, |metadata| metadata.len());
-            (Some(adapter), Some(ADAPTER_FILES.iter().map(|name| size(name)).sum()))
+            (Some(adapter), Some(ADAPTER_FILES.iter().map(size).sum()))
         }
         Err(error) => {
             notes.push(format!("the adapter cannot be read: {error}"));

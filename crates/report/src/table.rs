@@ -23,8 +23,10 @@ pub(crate) enum Align {
 }
 
 /// What the columns with two numbers mean; below every table for people.
-const LEGEND: &str = "± is the sample standard deviation over seeds (n − 1); 'median (sd)' is the median with the \
-    population standard deviation (n), both × 100, as the official collectors print it";
+const LEGEND: [&str; 2] = [
+    "± is the sample standard deviation over seeds (n − 1)",
+    "'median (sd)': with the population standard deviation (n), both × 100, as the official collectors print it",
+];
 
 impl Table {
     /// A table for a terminal, aligned by the width of the characters.
@@ -152,7 +154,9 @@ impl Table {
         column("task", Align::Left, &|row| row.task.clone());
         column("d", Align::Right, &|row| integer(row.d));
         column("settings", Align::Left, &|row| row.settings.clone());
-        column("seeds", Align::Right, &|row| row.seeds.to_string());
+        column("seeds", Align::Right, &|row| {
+            Some(row.seeds).filter(|seeds| *seeds > 0).map(|seeds| seeds.to_string()).unwrap_or_default()
+        });
         column("steps", Align::Right, &|row| integer(row.steps));
         column("final loss", Align::Right, &|row| mean_sd(row.final_loss, 1.0, 4));
         column("held-out loss", Align::Right, &|row| mean_sd(row.held_out_loss, 1.0, 4));
@@ -170,7 +174,7 @@ impl Table {
     /// What stands below a table: legend, runs that are left out, remarks.
     fn below(&self, text: &mut String, between: &str, bullet: &str) {
         if !self.rows.is_empty() {
-            let _ = writeln!(text, "{between}{LEGEND}");
+            let _ = writeln!(text, "{between}{}\n{between}{}", LEGEND[0], LEGEND[1]);
         }
         let lines = |text: &mut String, title: &str, lines: Vec<String>| {
             if !lines.is_empty() {
@@ -199,8 +203,9 @@ fn csv_row(row: &Row) -> Vec<String> {
         cells.extend([number(spread.map(|s| s.mean)), number(spread.and_then(|s| s.sample_sd))]);
         cells.extend([number(spread.map(|s| s.median)), number(spread.map(|s| s.population_sd))]);
     }
+    let status = if row.seeds == 0 { "base model" } else { "finished" };
     let runs = escape::csv(&row.runs.join(" "));
-    cells.extend([integer(row.d), integer(row.adapter_bytes), "finished".to_owned(), runs]);
+    cells.extend([integer(row.d), integer(row.adapter_bytes), status.to_owned(), runs]);
     cells
 }
 

@@ -53,6 +53,7 @@ pub fn report(runs: &[Run], others: &[Evaluation], options: &Options) -> Result<
     if runs.is_empty() {
         return Err(ReportError::NoRuns);
     }
+    refuse_twice(runs)?;
     let plots_folder = options.output.join("plots");
     let (page_file, markdown_file) = (options.output.join("report.html"), options.output.join("report.md"));
     refuse_foreign(&page_file, page::MARK)?;
@@ -67,7 +68,7 @@ pub fn report(runs: &[Run], others: &[Evaluation], options: &Options) -> Result<
     let plots = figures::all(&groups, &bases, &shapes);
     let drawn: Vec<Drawn> = plots.par_iter().map(Drawn::new).collect::<Result<_, _>>()?;
     let isometry = if options.isometry { check_all(&groups) } else { Vec::new() };
-    let table = collect::of_groups(&groups);
+    let table = collect::of_groups(&groups, &bases);
     let content = Content {
         runs: ordered(&groups).collect(),
         table: &table,
@@ -77,12 +78,19 @@ pub fn report(runs: &[Run], others: &[Evaluation], options: &Options) -> Result<
         plots: plots.iter().zip(&drawn).map(|(plot, drawn)| (plot, drawn.inline.as_str())).collect(),
         answer_bytes: options.answer_bytes,
     };
+    let has_page = page_file.exists();
     let html = page::html(&content)?;
     let markdown = page::markdown(&content);
 
+    let file = |plot: &Plot, extension: &str| plots_folder.join(format!("{}.{extension}", plot.name));
+    // Without a page of ours beside them, plots of the same names are not ours either.
+    let mut paths = plots.iter().flat_map(|plot| [file(plot, "svg"), file(plot, "png")]);
+    if let Some(path) = paths.find(|path| !has_page && path.exists()) {
+        return Err(ReportError::Foreign { path });
+    }
     let mut files = Vec::new();
     for (plot, drawn) in plots.iter().zip(&drawn) {
-        let file = |extension: &str| plots_folder.join(format!("{}.{extension}", plot.name));
+        let file = |extension: &str| file(plot, extension);
         write_atomic(&file("svg"), &[drawn.svg.as_bytes()])?;
         write_atomic(&file("png"), &[&drawn.png])?;
         files.extend([file("svg"), file("png")]);
@@ -127,13 +135,26 @@ fn shape_of(run: &Run) -> Option<Distribution> {
 }
 
 fn check_all(groups: &[Group]) -> Vec<(String, Result<Isometry, String>)> {
+    let mut counted = None;
     let checked = ordered(groups).filter_map(|run| {
         let adapter = run.adapter.as_ref()?;
         let weights = run.facts.as_ref().and_then(|facts| facts.adapted_weights);
         let fingerprint = run.facts.as_ref().and_then(|facts| facts.partition_fingerprint.as_deref());
-        Some((run.name.clone(), Isometry::check(adapter, weights, fingerprint)))
+        Some((run.name.clone(), Isometry::check_with(adapter, weights, fingerprint, &mut counted)))
     });
     checked.collect()
+}
+
+fn refuse_twice(runs: &[Run]) -> Result<(), ReportError> {
+    let mut seen = Vec::new();
+    for run in runs {
+        let folder = fs::canonicalize(&run.folder).unwrap_or_else(|_| run.folder.clone());
+        if seen.contains(&folder) {
+            return Err(ReportError::Twice { folder: run.folder.clone() });
+        }
+        seen.push(folder);
+    }
+    Ok(())
 }
 
 /// A file that does not bear our mark is somebody's.

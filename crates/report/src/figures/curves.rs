@@ -119,11 +119,15 @@ fn over_steps(groups: &[Group], quantity: Quantity) -> Plot {
     let mut window = 1;
     for (at, group) in groups.iter().take(MOST_CURVES).enumerate() {
         let ink = ink(at);
+        let has_value = |run: &&Run| run.steps.iter().any(|step| (quantity.value)(step).is_some());
+        if !group.runs.iter().any(|run| has_value(run)) {
+            continue;
+        }
         if quantity.smoothed {
             window = window.max(smoothing_window(group.first().steps.len()));
         }
         if group.runs.len() == 1 {
-            layers.extend(of_run(group, quantity, ink, single));
+            layers.extend(of_run(group, quantity, ink, groups.len()));
         } else {
             layers.extend(of_seeds(group, quantity, ink));
         }
@@ -159,8 +163,10 @@ fn over_steps(groups: &[Group], quantity: Quantity) -> Plot {
 fn caption(groups: &[Group], quantity: Quantity, window: usize) -> String {
     let mut parts = vec![quantity.caption.to_owned()];
     if quantity.smoothed && window > 1 {
-        parts
-            .push(format!("Bold: centred mean over {} steps (fewer at the ends).", thousands(window as u64)));
+        parts.push(format!(
+            "Smoothed: centred mean over {} steps, fewer at the ends.",
+            thousands(window as u64)
+        ));
     }
     if groups.iter().any(|group| group.runs.len() > 1) {
         parts.push(
@@ -183,7 +189,9 @@ fn zip(xs: &[f64], ys: &[f64]) -> Vec<(f64, f64)> {
 }
 
 /// One run: every step thin, the moving mean bold.
-fn of_run(group: &Group, quantity: Quantity, ink: Ink, single: bool) -> Vec<Layer> {
+fn of_run(group: &Group, quantity: Quantity, ink: Ink, groups: usize) -> Vec<Layer> {
+    // Single steps of many runs would hide their means.
+    let (single, crowded) = (groups == 1, groups > 4);
     let (steps, values) = series(group.first(), quantity);
     let dashed = ink.is_repeated();
     let window = if quantity.smoothed { smoothing_window(values.len()) } else { 1 };
@@ -199,6 +207,9 @@ fn of_run(group: &Group, quantity: Quantity, ink: Ink, single: bool) -> Vec<Laye
     // Of one run the steps have a colour of their own: ten thousands of them are a solid area, on which the mean must show.
     let (ink, opacity) = if single { (RAW, 0.7) } else { (ink, 0.25) };
     let label = if single { name("each step") } else { String::new() };
+    if crowded {
+        return vec![bold(&smooth(&values, window), name("mean"))];
+    }
     let raw = Layer::Line { points: zip(&steps, &values), ink, width: 1.0, dashed: false, opacity, label };
     vec![raw, bold(&smooth(&values, window), name("mean"))]
 }

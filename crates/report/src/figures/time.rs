@@ -69,8 +69,10 @@ fn step_time(runs: &[&Run]) -> Option<Plot> {
             from = to;
         };
         add(0, split.rest);
-        for (kind, seconds) in &split.waits {
-            add(1 + kinds.iter().position(|known| *known == kind)?, *seconds);
+        for (stack, kind) in kinds.iter().enumerate() {
+            // An axis has each operation once; a kind that this rank has not takes no room.
+            let of_kind = split.waits.iter().filter(|(other, _)| other == *kind);
+            add(1 + stack, of_kind.map(|(_, seconds)| seconds).sum());
         }
     }
     let entry = |(at, label): (usize, String)| Entry { label, ink: Ink::Series(at), symbol: Symbol::Area };

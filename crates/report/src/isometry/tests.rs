@@ -69,6 +69,18 @@ fn groups_without_weights_are_told_apart() {
 }
 
 #[test]
+fn counts_are_taken_over_for_the_same_partition_alone() {
+    let mut counted = None;
+    for (seed, weights, d) in [(1, 5000, 8), (1, 5000, 8), (2, 5000, 8), (2, 6000, 8), (2, 6000, 9)] {
+        let theta = (0..d).map(|k| k as f32).collect();
+        let adapter = adapter(theta, |config| config.proj_seed = seed);
+        let alone = Isometry::check(&adapter, Some(weights), None).unwrap();
+        let shared = Isometry::check_with(&adapter, Some(weights), None, &mut counted).unwrap();
+        assert_eq!(Isometry { seconds: 0.0, ..shared }, Isometry { seconds: 0.0, ..alone });
+    }
+}
+
+#[test]
 fn the_number_of_threads_changes_no_bit() {
     let theta: Vec<f32> = (0..128).map(|k| (k as f32).sin()).collect();
     let adapter = adapter(theta, |_| {});

@@ -308,6 +308,22 @@ pub(super) fn evaluation_rows(content: &Content) -> Vec<Vec<String>> {
     of_runs.chain(others).collect()
 }
 
+/// Settings of the evaluations: those that differ, and the rest once.
+pub(super) fn evaluation_config(content: &Content) -> Config {
+    let of_runs = content.runs.iter().flat_map(|run| {
+        run.evaluations
+            .iter()
+            .map(|evaluation| (format!("{} · {}", run.name, evaluation.dataset), evaluation))
+    });
+    let others = content
+        .others
+        .iter()
+        .map(|other| (format!("{} · {}", run::name_of(&other.file), other.dataset), other));
+    let maps =
+        of_runs.chain(others).map(|(name, evaluation)| (name, evaluation.settings.iter().cloned().collect()));
+    compare(maps.collect())
+}
+
 /// Settings: a table of all of them for one run; for several those that differ, and the rest once.
 #[derive(Debug, Serialize)]
 pub(super) struct Config {
@@ -325,15 +341,18 @@ pub(super) fn config(content: &Content) -> Config {
         let same = facts.map(|(key, value)| (key.to_owned(), value)).collect();
         return Config { head: Vec::new(), differing: Vec::new(), same };
     }
-    let with_facts: Vec<&&Run> = content.runs.iter().filter(|run| run.facts.is_some()).collect();
-    let maps: Vec<BTreeMap<String, String>> = with_facts.iter().map(|run| settings(run)).collect();
-    let head = differing_keys(&maps.iter().collect::<Vec<_>>());
-    let differing = with_facts.iter().zip(&maps).map(|(run, map)| {
+    let with_facts = content.runs.iter().filter(|run| run.facts.is_some());
+    compare(with_facts.map(|run| (run.name.clone(), settings(run))).collect())
+}
+
+fn compare(maps: Vec<(String, BTreeMap<String, String>)>) -> Config {
+    let head = differing_keys(&maps.iter().map(|(_, map)| map).collect::<Vec<_>>());
+    let differing = maps.iter().map(|(name, map)| {
         let values = head.iter().map(|key| map.get(key).cloned().unwrap_or_else(|| "–".to_owned()));
-        std::iter::once(run.name.clone()).chain(values).collect()
+        std::iter::once(name.clone()).chain(values).collect()
     });
-    let differing = differing.collect();
-    let first = maps.into_iter().next().unwrap_or_default();
+    let differing = if head.is_empty() { Vec::new() } else { differing.collect() };
+    let first = maps.into_iter().next().map(|(_, map)| map).unwrap_or_default();
     let same = first.into_iter().filter(|(key, _)| !head.contains(key)).collect();
     Config { head, differing, same }
 }

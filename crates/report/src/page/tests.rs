@@ -190,6 +190,14 @@ fn other_peoples_files_are_left_alone() {
     assert!(matches!(error, ReportError::Foreign { .. }), "{error}");
     assert_eq!(fs::read_to_string(folder.path().join("report.html")).unwrap(), "mine");
     assert!(!folder.path().join("plots").exists());
+    // Nor are plots that lie there without a page.
+    let plots = folder.path().join("other/plots");
+    fs::create_dir_all(&plots).unwrap();
+    fs::write(plots.join("loss.svg"), "mine").unwrap();
+    let error =
+        report(std::slice::from_ref(&run), &[], &Options::new(folder.path().join("other"))).unwrap_err();
+    assert!(matches!(error, ReportError::Foreign { .. }), "{error}");
+    assert_eq!(fs::read_dir(folder.path().join("other")).unwrap().count(), 1);
     // A report of this command is written over, and a file in place of the folder is an error.
     let options = Options::new(folder.path().join("new"));
     report(std::slice::from_ref(&run), &[], &options).unwrap();

@@ -70,6 +70,15 @@ fn what_is_missing_or_damaged_is_said() {
         "finished",
         &["held_out.jsonl is missing"],
     );
+    // Without data for it there is nothing missing.
+    check_notes(
+        |run| {
+            fs::remove_file(run.join("held_out.jsonl")).unwrap();
+            rewrite(run.join("run.json"), |text| text.replace("\"configs/demo/heldout.json\"", "null"));
+        },
+        "finished",
+        &[],
+    );
     check_notes(
         |run| fs::write(run.join("run.json"), "{\"config\": 3").unwrap(),
         "run.json cannot be read",
