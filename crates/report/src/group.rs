@@ -173,7 +173,10 @@ fn describe(key: &BTreeMap<String, String>, differing: &[String], but: &[&str]) 
             |_| value.clone(),
             |number| if name == "d" { thousands(number) } else { value.clone() },
         );
-        Some(format!("{name} {value}"))
+        // Such as a template: its beginning tells as much.
+        let short: String = value.chars().take(60).collect();
+        let more = if short.len() < value.len() { "…" } else { "" };
+        Some(format!("{name} {short}{more}"))
     };
     shown.filter_map(part).collect::<Vec<_>>().join(", ")
 }

@@ -14,6 +14,9 @@ use serde::Serialize;
 /// Weights that are added up as one piece. A constant, so that the sum has the same bits on any number of threads.
 const PIECE: u64 = 1 << 20;
 
+/// A number beyond this is a damaged one, and would be added up for days.
+const MOST_WEIGHTS: u64 = 1 << 42;
+
 /// What the check found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Isometry {
@@ -70,6 +73,9 @@ impl Isometry {
         let config = &adapter.config;
         let spec = spec(adapter)?;
         let weights = weights.ok_or("the number of adapted weights is not known (run.json has it)")?;
+        if weights > MOST_WEIGHTS {
+            return Err(format!("run.json tells of {weights} adapted weights, which no model has"));
+        }
         let refused = |error: PartitionError| format!("the partition cannot be drawn: {error}");
         let partition = partition::build(&spec, weights, None).map_err(refused)?;
         if counted.as_ref().is_none_or(|known| known.spec != spec || known.weights != weights) {

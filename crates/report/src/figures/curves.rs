@@ -120,7 +120,7 @@ fn over_steps(groups: &[Group], quantity: Quantity) -> Plot {
     for (at, group) in groups.iter().take(MOST_CURVES).enumerate() {
         let ink = ink(at);
         let has_value = |run: &&Run| run.steps.iter().any(|step| (quantity.value)(step).is_some());
-        if !group.runs.iter().any(|run| has_value(run)) {
+        if !group.runs.iter().any(has_value) {
             continue;
         }
         if quantity.smoothed {

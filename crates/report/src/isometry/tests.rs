@@ -100,6 +100,11 @@ fn check_not(weights: Option<u64>, change: impl FnOnce(&mut AdapterConfig), expe
 fn what_needs_the_model_is_not_checked() {
     check_not(None, |_| {}, "the number of adapted weights is not known (run.json has it)");
     check_not(
+        Some(u64::MAX),
+        |_| {},
+        "run.json tells of 18446744073709551615 adapted weights, which no model has",
+    );
+    check_not(
         Some(9),
         |config| config.partition_scope = "transformer_block".to_owned(),
         "the scope transformer_block follows from the model's blocks",

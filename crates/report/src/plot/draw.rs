@@ -333,7 +333,8 @@ fn shorten(text: &str, room: f64) -> String {
         return text.to_owned();
     }
     let chars: Vec<char> = text.chars().collect();
-    let shortened = (1..chars.len()).rev().map(|kept| {
+    // No room holds more than some hundred characters.
+    let shortened = (1..chars.len().min(300)).rev().map(|kept| {
         let (head, tail) = (kept.div_ceil(2), kept / 2);
         let mut short: String = chars[..head].iter().collect();
         short.push('…');

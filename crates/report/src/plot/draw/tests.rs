@@ -52,6 +52,8 @@ fn whatever_is_plotted_is_well_formed() {
     check(&plot(vec![], &[]));
     check(&plot(vec![(1.0, 2.5)], &["one </svg><script>"]));
     check(&plot(vec![(1.0, 2.5), (2.0, f64::NAN), (3.0, f64::INFINITY), (4.0, -1e300)], &["'\"&\u{ffff}"]));
+    check(&plot(vec![(1.0, -f64::MAX), (2.0, f64::MAX)], &[]));
+    check(&plot(vec![(-f64::MAX, 1.0), (f64::MAX, 5e-324)], &[&"long ".repeat(10_000)]));
     check(&plot((0..12).map(|x| (f64::from(x), 0.0)).collect(), &["模型 · naïve"]));
     let mut bars = plot(vec![(0.0, 0.0)], &[]);
     bars.layers.push(Layer::Bars { bars: vec![[(0.0, 0.3), (5.0, -0.3)]], ink: Ink::Series(1) });
