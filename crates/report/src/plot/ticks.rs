@@ -55,7 +55,7 @@ impl Scale {
 fn linear_ticks(low: f64, high: f64, count: usize, integer: bool) -> Vec<(f64, String)> {
     let raw = (high - low) / count.max(1) as f64;
     let power = 10.0_f64.powf(raw.log10().floor());
-    let mut step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|step| *step >= raw * 0.999);
+    let mut step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|step| *step >= raw * 0.75);
     if integer {
         step = step.map(|step| step.max(1.0));
     }
