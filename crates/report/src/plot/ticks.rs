@@ -1,7 +1,7 @@
 //! Round numbers for axes.
 
 use super::Axis;
-use crate::numbers::{fixed, superscript};
+use crate::numbers::{fixed, significant, superscript};
 
 /// A range in drawing coordinates (the logarithm, on a logarithmic axis), and what stands at which place.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,8 +74,7 @@ fn label(value: f64, step: f64) -> String {
         return "0".to_owned();
     }
     if exponent < -5 {
-        let power = 10.0_f64.powi(exponent);
-        return format!("{}×10{}", fixed(value / power, 0), superscript(exponent));
+        return significant(value, 2);
     }
     fixed(value, usize::try_from(-exponent).unwrap_or(0))
 }
@@ -115,7 +114,7 @@ mod tests {
         check(plain.clone(), (0.0, 50_000.0), &["0", "10,000", "20,000", "30,000", "40,000", "50,000"]);
         check(plain.clone(), (2.57, 3.07), &["2.6", "2.7", "2.8", "2.9", "3.0"]);
         check(plain.clone(), (0.0, 2e-4), &["0.00000", "0.00005", "0.00010", "0.00015", "0.00020"]);
-        check(plain.clone(), (0.0, 3e-7), &["0", "1×10⁻⁷", "2×10⁻⁷", "3×10⁻⁷"]);
+        check(plain.clone(), (0.0, 2e-7), &["0", "5.0×10⁻⁸", "1.0×10⁻⁷", "1.5×10⁻⁷", "2.0×10⁻⁷"]);
         check(Axis { integer: true, ..plain.clone() }, (1.0, 3.0), &["1", "2", "3"]);
         check(Axis { from_zero: true, ..plain }, (3.0, 4.0), &["0", "1", "2", "3", "4"]);
     }
