@@ -12,6 +12,7 @@ mod inspect;
 mod logging;
 mod manual;
 mod merge;
+mod pages;
 mod plan;
 mod random_model;
 mod ranks;
@@ -63,6 +64,10 @@ enum Command {
     Eval(Box<eval::EvalArgs>),
     /// Score completions that were made elsewhere
     Score(score::ScoreArgs),
+    /// Make a page of one run or several: curves, θ, answers, settings, tables
+    Report(pages::ReportArgs),
+    /// Print the table of all runs in a folder
+    Collect(pages::CollectArgs),
     /// Make a plain checkpoint out of a model and an adapter
     Merge(merge::MergeArgs),
     /// Write a model of a real shape with random weights, to try that shape without a download
@@ -120,6 +125,8 @@ fn run(cli: Cli) -> Exit {
         Command::LogLevel(args) => control::log_level(&args),
         Command::Eval(args) => eval::eval(&args),
         Command::Score(args) => score::score(&args),
+        Command::Report(args) => pages::report(&args),
+        Command::Collect(args) => pages::collect(&args),
         Command::Merge(args) => merge::merge(&args),
         Command::RandomModel(args) => random_model::random_model(&args),
         Command::Inspect(what) => inspect::inspect(what),

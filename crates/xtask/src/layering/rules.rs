@@ -67,6 +67,7 @@ const CLI_USES: &[&str] = &[
     "hub",
     "merge",
     "plan",
+    "report",
     "scoring",
     "synthetic",
     "trainer",
@@ -97,6 +98,7 @@ pub const MEMBERS: &[Member] = &[
         may_name: LIBTORCH,
         ..LIBRARY
     },
+    Member { name: "report", may_use: &["adapter", "checkpoint", "partition"], ..LIBRARY },
     Member { name: "trainer", may_use: TRAINER_USES, may_name: LIBTORCH, ..LIBRARY },
     Member { name: "cli", may_use: CLI_USES, may_name: LIBTORCH, may_print: true, ..LIBRARY },
     Member {
