@@ -34,6 +34,7 @@ mod planning;
 mod random_model;
 mod ranks;
 mod real_shape;
+mod reports;
 mod resume;
 mod score;
 mod settings;

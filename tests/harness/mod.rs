@@ -63,18 +63,25 @@ pub fn program() -> PathBuf {
 
 /// `gpart-launch LAUNCH -- metamath …` on the fast settings, in the environment of [`command`].
 pub fn launched(launch: &[&str], output: &Path, more: &[&str]) -> Command {
-    let launcher = program().with_file_name("gpart-launch");
-    assert!(launcher.is_file(), "{} is not there: build it first (`cargo xtask build`)", launcher.display());
+    let mut launched = launcher(launch);
+    launched.arg("--").args(training_args(output, more));
+    launched
+}
+
+/// `gpart-launch ARGS`, in the environment of [`command`].
+pub fn launcher(args: &[&str]) -> Command {
+    let program = program().with_file_name("gpart-launch");
+    assert!(program.is_file(), "{} is not there: build it first (`cargo xtask build`)", program.display());
     let plain = command::<&str>(Ranks::Alone, &[]);
-    let mut launched = Command::new(launcher);
-    launched.args(launch).arg("--").args(training_args(output, more)).current_dir(repository());
+    let mut launcher = Command::new(program);
+    launcher.args(args).current_dir(repository());
     for (name, value) in plain.get_envs() {
         match value {
-            Some(value) => launched.env(name, value),
-            None => launched.env_remove(name),
+            Some(value) => launcher.env(name, value),
+            None => launcher.env_remove(name),
         };
     }
-    launched
+    launcher
 }
 
 /// `gpart-dist ARGS`, with an environment in which nothing of a launcher's, OpenMP's, the hub's or ours is set.
