@@ -170,7 +170,7 @@ mod tests {
         assert!(matches!(error, Err(TrainError::Elsewhere { rank: 0, input: true })));
         let error = agree(&middle(&[["", "\0"]]), Ok(()));
         assert!(matches!(error, Err(TrainError::Elsewhere { rank: 2, input: false })));
-        assert!(agree(&middle(&[["", ""]]), Ok(())).is_ok());
+        assert!(agree(&middle(&[["", ""]]), Ok::<_, TrainError>(())).is_ok());
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn one_rank_agrees_with_itself() {
-        assert!(matches!(agree(&Single, Ok(3)), Ok(3)));
+        assert!(matches!(agree(&Single, Ok::<_, TrainError>(3)), Ok(3)));
         let error: Result<(), _> = agree(&Single, Err(TrainError::CommandLine));
         assert!(matches!(error, Err(TrainError::CommandLine)));
         assert!(same_everywhere(&Single, &[("model", "a".to_owned())]).is_ok());
