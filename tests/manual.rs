@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::harness::{alone, check_message, scratch, snapshot};
 
 /// Every command, with those of its own.
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 27] = [
     "metamath",
     "train",
     "plan",
@@ -17,6 +17,10 @@ const COMMANDS: [&str; 23] = [
     "config",
     "config metamath",
     "config train",
+    "eval",
+    "score",
+    "report",
+    "collect",
     "merge",
     "random-model",
     "inspect",
