@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::measure::median;
 use crate::shell::{Failure, Outcome, run_quietly, say, show};
 
 const ROUNDS: usize = 3;
@@ -158,11 +159,6 @@ fn row(load: &Load, own: &[f64], theirs: &[f64]) -> String {
         }
     };
     format!("{:<7} {:>5} {own:>10.0} {peer:>14} {ratio:>7}\n", load.name, load.batch)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]

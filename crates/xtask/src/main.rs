@@ -4,6 +4,7 @@
 mod fuzz;
 mod generate_bench;
 mod layering;
+mod measure;
 mod mesh_bench;
 mod setup;
 mod shell;

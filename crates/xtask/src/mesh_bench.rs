@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::measure::median;
 use crate::setup::Machine;
 use crate::shell::{Failure, Outcome, display, run_quietly, say, show};
 
@@ -109,11 +110,6 @@ fn table(times: &[Vec<f64>], recompute: bool) -> String {
         text += &format!("{:<16} {:>8.2} {:>11.2}\n", variant.name, median(own.clone()), median(efficiency));
     }
     text
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
