@@ -14,6 +14,7 @@ use scoring::Dataset;
 use signal_hook::consts::{SIGTERM, SIGUSR1};
 use trainer::{TrainError, agree};
 
+use crate::devices::{self, Wanted};
 use crate::exit::Exit;
 use crate::format::{counted, grouped, print, seconds};
 use crate::ranks::{Ending, find_on_every_host, with_ranks};
@@ -68,9 +69,15 @@ pub struct EvalArgs {
     /// Most tokens of a row, prompt and answer [default: the model's max_position_embeddings]
     #[arg(long, alias = "max_model_len", value_name = "N", value_parser = at_least_one)]
     max_model_len: Option<usize>,
-    /// Number format to compute in
-    #[arg(long, value_enum, default_value_t = Dtype::Float32, value_name = "CHOICE")]
-    dtype: Dtype,
+    /// Device that computes
+    #[arg(long, value_enum, default_value_t = Device::Auto, value_name = "CHOICE")]
+    device: Device,
+    /// Let several ranks of a host compute on one GPU
+    #[arg(long)]
+    share_gpu: bool,
+    /// Number format to compute in [default: float32 on the CPU, bfloat16 on a GPU]
+    #[arg(long, value_enum, value_name = "CHOICE")]
+    dtype: Option<Dtype>,
     /// Threads a rank
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = at_least_one)]
     threads: usize,
@@ -93,6 +100,26 @@ enum Dtype {
     Float32,
     Bfloat16,
     Float16,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Device {
+    /// A GPU where every rank sees one, the processor otherwise
+    Auto,
+    /// The processor
+    Cpu,
+    /// An NVIDIA GPU
+    Cuda,
+}
+
+impl From<Device> for config::Device {
+    fn from(device: Device) -> Self {
+        match device {
+            Device::Auto => Self::Auto,
+            Device::Cpu => Self::Cpu,
+            Device::Cuda => Self::Cuda,
+        }
+    }
 }
 
 impl Dtype {
@@ -119,6 +146,10 @@ enum Failed {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Eval(#[from] EvalError),
+    /// The ranks and their devices.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Run(#[from] TrainError),
     /// Neither the command nor the adapter names a model.
     #[error("no model is named")]
     #[diagnostic(
@@ -149,6 +180,7 @@ impl trainer::RankError for Failed {
     fn is_input(&self) -> bool {
         match self {
             Self::Eval(error) => error.is_input(),
+            Self::Run(error) => error.is_input(),
             _ => true,
         }
     }
@@ -179,7 +211,11 @@ pub fn eval(args: &EvalArgs) -> Exit {
 
 fn run(args: &EvalArgs, comm: &dyn Communicator, stop: &AtomicBool) -> Result<Exit, Failed> {
     let sources = find_on_every_host(comm, &mut || sources(args))?;
-    let settings = settings(args);
+    let device = devices::settle(args.device.into(), comm)?;
+    let settings = settings(args, device);
+    let numerics = torch_shim::Numerics { deterministic: true, tf32: false };
+    let wanted = Wanted { device, comm: config::Comm::Mpi, share_gpu: args.share_gpu, numerics };
+    let (torch_device, _plane) = devices::take(wanted, comm).map_err(EvalError::from)?;
     let output = args.output.clone().unwrap_or_else(|| default_output(args, &sources));
     let made = output.parent().map_or(Ok(()), std::fs::create_dir_all);
     agree(
@@ -198,6 +234,7 @@ fn run(args: &EvalArgs, comm: &dyn Communicator, stop: &AtomicBool) -> Result<Ex
     }
     let surroundings = Surroundings {
         comm,
+        device: torch_device,
         sources: &sources,
         output: &output,
         host_memory: host::available_memory,
@@ -221,7 +258,8 @@ fn run(args: &EvalArgs, comm: &dyn Communicator, stop: &AtomicBool) -> Result<Ex
     }
 }
 
-fn settings(args: &EvalArgs) -> Settings {
+fn settings(args: &EvalArgs, device: config::Device) -> Settings {
+    let usual = if device == config::Device::Cuda { Dtype::Bfloat16 } else { Dtype::Float32 };
     Settings {
         dataset: args.dataset,
         start: args.start,
@@ -233,7 +271,8 @@ fn settings(args: &EvalArgs) -> Settings {
         use_training_system_prompt: args.use_training_system_prompt,
         eos_token: args.eos_token.clone(),
         max_model_len: args.max_model_len,
-        dtype: args.dtype.name().to_owned(),
+        dtype: args.dtype.unwrap_or(usual).name().to_owned(),
+        device: device.to_string(),
         threads: args.threads,
         memory_check: !args.no_memory_check,
     }

@@ -3,6 +3,7 @@
 
 mod control;
 mod cores;
+mod devices;
 mod doctor;
 mod eval;
 mod exit;
@@ -101,6 +102,7 @@ struct ConfigArgs {
 }
 
 fn main() -> std::process::ExitCode {
+    devices::prepare_environment();
     report::end_all_ranks_on_panic();
     let exit = match Cli::try_parse() {
         Ok(cli) => run(cli),

@@ -2,9 +2,22 @@
 
 use std::error::Error;
 use std::io::Write;
+use std::sync::OnceLock;
 
-/// What ranks compute on.
-pub const DEVICE: &str = "cpu";
+/// What this rank computes on, once it is known.
+static DEVICE: OnceLock<String> = OnceLock::new();
+
+/// What this rank computes on, for messages.
+pub fn device() -> &'static str {
+    DEVICE.get().map_or("cpu", String::as_str)
+}
+
+/// Remembers what this rank computes on.
+pub fn computes_on(device: tch::Device) {
+    if let tch::Device::Cuda(number) = device {
+        let _ = DEVICE.set(format!("cuda:{number}"));
+    }
+}
 
 use comm::Communicator;
 use miette::Diagnostic;
@@ -26,7 +39,7 @@ pub fn note(text: &str) {
 
 /// The same, naming the rank, its host and its device where there are several ranks.
 pub fn print_of_rank(error: &dyn Diagnostic, comm: &dyn Communicator) {
-    let place = (comm.size() > 1).then(|| format!("rank {} on {} ({DEVICE})", comm.rank(), host()));
+    let place = (comm.size() > 1).then(|| format!("rank {} on {} ({})", comm.rank(), host(), device()));
     let text = render(error, place.as_deref());
     tracing::error!("{}", text.trim_start_matches("error: ").trim_end());
     let _ = std::io::stderr().write_all(text.as_bytes());
@@ -99,14 +112,28 @@ pub fn end_all_ranks(exit: crate::exit::Exit) -> ! {
     unsafe { libc::_exit(exit as i32) }
 }
 
+const OUT_OF_MEMORY: &str =
+    "hint: --gradient-checkpointing, a smaller --micro-batch-size or --max-seq-length, --dp-shard or --pp over more GPUs need \
+     less; `gpart-dist plan` shows what a rank needs, part by part. The same command goes on from the last checkpoint\n";
+
+/// The line of a panic that says how much was asked for.
+fn first_line(said: &str) -> &str {
+    said.lines().find(|line| line.contains("out of memory")).unwrap_or_default().trim()
+}
+
 /// A panic is a bug. Whatever it is, peers must not wait for a rank that is gone: the process ends at once,
 /// without finalising MPI (which would wait for them), and mpirun ends the rest.
 pub fn end_all_ranks_on_panic() {
     std::panic::set_hook(Box::new(|info| {
         let rank = comm::rank_by_launcher().map_or_else(String::new, |rank| format!(" on rank {rank}"));
-        let text = format!(
-            "error: internal error{rank}: {info}\nhint: this is a bug; please report it with the command line\n"
-        );
+        let said = info.to_string();
+        // libtorch says it by a panic of its bindings.
+        let text = match said.contains("CUDA out of memory") || said.contains("CUDA error: out of memory") {
+            true => format!("error: the memory of {} is full{rank}: {}\n{OUT_OF_MEMORY}", device(), first_line(&said)),
+            false => format!(
+                "error: internal error{rank}: {said}\nhint: this is a bug; please report it with the command line\n"
+            ),
+        };
         let _ = std::io::stderr().write_all(text.as_bytes());
         end_all_ranks(crate::exit::Exit::Failed)
     }));

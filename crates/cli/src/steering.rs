@@ -161,7 +161,7 @@ fn info(config: &TrainConfig, comm: &dyn Communicator) -> RankInfo {
         rank: comm.rank(),
         ranks: comm.size(),
         host: comm::host_name(),
-        device: report::DEVICE.to_owned(),
+        device: report::device().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         fingerprints: BTreeMap::from([("settings".to_owned(), fingerprint)]),
         attempt: attempt_from_env(),

@@ -8,10 +8,11 @@ use trainer::{Ending, Surroundings, TrainError};
 
 use crate::exit::Exit;
 use crate::logging::LogFile;
+use crate::devices::Wanted;
 use crate::ranks::{find_on_every_host, with_ranks};
 use crate::steering::Steering;
 use crate::ui::Ui;
-use crate::{cores, fail, report, samples, sources};
+use crate::{cores, devices, fail, report, samples, sources};
 
 /// Trains, or shows what would be trained on.
 pub fn train(task: Task, args: &TrainArgs) -> Exit {
@@ -44,6 +45,7 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator, steering: &Steering) -> 
     if let Some(earlier) = trainer::earlier_settings(&resolved.config, comm)? {
         resolved.keep_from(&earlier);
     }
+    resolved.computes_on(devices::settle::<TrainError>(resolved.config.device, comm)?);
     let config = &resolved.config;
     let log = LogFile::start(config.log_level);
     let ui = Ui::new(&resolved);
@@ -67,13 +69,19 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator, steering: &Steering) -> 
         let shown = if comm.rank() == 0 { samples::show(config, &sources, rows) } else { Ok(()) };
         return trainer::agree(comm, shown.map(|()| Exit::Done));
     }
-    let plane = data_plane(config, comm)?;
+    let numerics = torch_shim::Numerics { deterministic: config.deterministic, tf32: config.tf32 };
+    let (device, plane) = devices::take(
+        Wanted { device: config.device, comm: config.comm, share_gpu: config.share_gpu, numerics },
+        comm,
+    )?;
     let unreachable = steering.connect(config, comm, &log)?;
     unreachable.iter().for_each(|text| ui.warning(text));
     let surroundings = Surroundings {
         comm,
         data: plane.comm.as_ref(),
         carried_by: &plane.why,
+        device,
+        gpu_memory: devices::memory(&plane),
         sources: &sources,
         cache_dir: cache_dir(),
         host_memory: crate::host::available_memory,
@@ -98,17 +106,6 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator, steering: &Steering) -> 
         Ending::Stopped { .. } => return Ok(Exit::Preempted),
     }
     Ok(Exit::Done)
-}
-
-/// Collective: what carries the ranks' vectors.
-fn data_plane(config: &config::TrainConfig, comm: &dyn Communicator) -> Result<comm::DataPlane, TrainError> {
-    let choice = match config.comm {
-        config::Comm::Auto => comm::Choice::Auto,
-        config::Comm::Mpi => comm::Choice::Mpi,
-        config::Comm::Nccl => comm::Choice::Nccl,
-    };
-    let wish = comm::Wish { choice, computes_on_gpu: false, share_gpu: config.share_gpu };
-    trainer::agree(comm, comm::data_plane(wish, comm, report::ALARM).map_err(TrainError::from))
 }
 
 /// Prints the resolved settings.

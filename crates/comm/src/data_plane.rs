@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Accelerators, Alarm, CommError, Communicator, DeviceError, Missing, RankGpus, accelerators,
+    Accelerators, Alarm, CommError, Communicator, DeviceError, Gpu, Missing, RankGpus, accelerators,
     assign_devices, places,
 };
 
@@ -37,6 +37,19 @@ pub struct DataPlane {
     pub is_nccl: bool,
     /// In one sentence, beginning with `mpi:`, `nccl:` or `none:`.
     pub why: String,
+    /// This rank's GPU, where all ranks compute on GPUs.
+    pub gpu: Option<OwnGpu>,
+}
+
+/// The GPU that a rank computes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnGpu {
+    /// Its number in this process.
+    pub number: usize,
+    /// What it is.
+    pub gpu: Gpu,
+    /// Ranks that compute on it.
+    pub ranks: usize,
 }
 
 /// Facts of a rank.
@@ -65,13 +78,8 @@ type Obstacle = Missing;
 /// NCCL was asked for and cannot be ([`CommError::NoNccl`]), ranks would share a GPU ([`CommError::Devices`]), or NCCL
 /// does not start ([`CommError::Nccl`]). Every rank gets the same error.
 pub fn data_plane(wish: Wish, control: &dyn Communicator, alarm: Alarm) -> Result<DataPlane, CommError> {
-    let same = |why| DataPlane { comm: control.split("world", 0), is_nccl: false, why };
     // Libraries are loaded only where somebody might use them.
-    let is_wanted = match wish.choice {
-        Choice::Mpi => false,
-        Choice::Nccl => true,
-        Choice::Auto => wish.computes_on_gpu,
-    };
+    let is_wanted = wish.computes_on_gpu || wish.choice == Choice::Nccl;
     let own = Facts {
         computes_on_gpu: wish.computes_on_gpu,
         accelerators: if is_wanted { accelerators() } else { Accelerators::default() },
@@ -85,11 +93,19 @@ pub fn data_plane(wish: Wish, control: &dyn Communicator, alarm: Alarm) -> Resul
         gpus: facts.accelerators.gpus.clone(),
         visible: facts.accelerators.visible.clone(),
     });
-    match decide(wish, &facts, &gpus.collect::<Vec<RankGpus>>())? {
-        Verdict::Control(why) => Ok(same(why)),
+    let gpus: Vec<RankGpus> = gpus.collect();
+    let verdict = decide(wish, &facts, &gpus)?;
+    let gpu = match facts.iter().all(|facts| facts.computes_on_gpu) {
+        true => Some(own_gpu(&gpus, &assign_devices(&gpus, wish.share_gpu)?, control.rank())),
+        false => None,
+    };
+    match verdict {
+        Verdict::Control(why) => {
+            Ok(DataPlane { comm: control.split("world", 0), is_nccl: false, why, gpu })
+        }
         Verdict::Nccl(devices, why) => {
             let comm = nccl(control, devices[control.rank()], alarm)?;
-            Ok(DataPlane { comm, is_nccl: true, why })
+            Ok(DataPlane { comm, is_nccl: true, why, gpu })
         }
     }
 }
@@ -112,7 +128,7 @@ fn nccl(
 }
 
 fn decide(wish: Wish, facts: &[Facts], gpus: &[RankGpus]) -> Result<Verdict, CommError> {
-    if facts.len() == 1 {
+    if facts.len() == 1 && wish.choice != Choice::Nccl {
         return Ok(Verdict::Control("none: one rank has nobody to talk to".to_owned()));
     }
     let on_cpus: Vec<usize> = (0..facts.len()).filter(|rank| !facts[*rank].computes_on_gpu).collect();
@@ -161,6 +177,12 @@ fn obstacle(facts: &[Facts]) -> Option<Obstacle> {
     facts.iter().enumerate().find_map(lacking).or_else(odd)
 }
 
+fn own_gpu(gpus: &[RankGpus], devices: &[usize], rank: usize) -> OwnGpu {
+    let of = |rank: usize| &gpus[rank].gpus[devices[rank]];
+    let ranks = (0..gpus.len()).filter(|other| of(*other).uuid == of(rank).uuid).count();
+    OwnGpu { number: devices[rank], gpu: of(rank).clone(), ranks }
+}
+
 /// The device of every rank, or that two share one, which NCCL refuses.
 fn own_devices(gpus: &[RankGpus], share: bool) -> Result<Result<Vec<usize>, Obstacle>, DeviceError> {
     let devices = assign_devices(gpus, share)?;
@@ -178,7 +200,7 @@ fn own_devices(gpus: &[RankGpus], share: bool) -> Result<Result<Vec<usize>, Obst
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Gpu, Place};
+    use crate::Place;
 
     /// Ranks of one host, each seeing GPUs of these letters; an empty text computes on its CPU.
     fn ranks(seen: &[&str]) -> (Vec<Facts>, Vec<RankGpus>) {

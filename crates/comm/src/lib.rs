@@ -29,7 +29,7 @@ mod single;
 mod waiting;
 
 pub use accelerators::{Accelerators, Missing, accelerators};
-pub use data_plane::{Choice, DataPlane, Wish, data_plane};
+pub use data_plane::{Choice, DataPlane, OwnGpu, Wish, data_plane};
 pub use device::{DeviceError, Gpu, RankGpus, assign_devices};
 pub use environment::{LauncherWorld, launcher, local_rank_by_launcher, rank_by_launcher};
 pub use ledger::{Ledger, Operation, Traffic};

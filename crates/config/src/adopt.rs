@@ -7,20 +7,37 @@ use serde_json::Value;
 use crate::identity::as_json;
 use crate::keys::find;
 use crate::render::shown;
-use crate::{ConfigError, Resolved, Source, TrainConfig};
+use crate::{ConfigError, Device, Dtype, Resolved, Source, TrainConfig};
 
 impl Resolved {
-    /// Takes `threads` and `dtype` over from the run that is being resumed, where they were not given now: bits
-    /// depend on both, and a user should not have to repeat them. To be called before
+    /// Takes `device`, `threads` and `dtype` over from the run that is being resumed, where they were not given now: bits
+    /// depend on them, and a user should not have to repeat them. To be called before
     /// [`diff_identity`](crate::diff_identity).
     pub fn keep_from(&mut self, old: &TrainConfig) {
         if *self.source("threads") == Source::Default && self.config.threads != old.threads {
             self.config.threads = old.threads;
             self.provenance.insert("threads", Source::ResumedRun);
         }
+        let is_known = old.device != Device::Auto && self.config.device != old.device;
+        if *self.source("device") == Source::Default && is_known {
+            self.config.device = old.device;
+            self.provenance.insert("device", Source::ResumedRun);
+        }
         if *self.source("dtype") == Source::Default && self.config.dtype != old.dtype {
             self.config.dtype = old.dtype;
             self.provenance.insert("dtype", Source::ResumedRun);
+        }
+    }
+
+    /// Settles what the run computes on, now that it is known; on a GPU that makes bfloat16 the number format, unless one was
+    /// given or is kept.
+    pub fn computes_on(&mut self, device: Device) {
+        if self.config.device == Device::Auto {
+            self.config.device = device;
+        }
+        if device == Device::Cuda && *self.source("dtype") == Source::Default {
+            self.config.dtype = Dtype::Bfloat16;
+            self.provenance.insert("dtype", Source::Derived("device".to_owned()));
         }
     }
 

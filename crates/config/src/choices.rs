@@ -140,12 +140,11 @@ closed_set! {
 closed_set! {
     /// Kind of device that computes.
     Device {
-        /// The best there is in this build.
+        /// A GPU where every rank sees one, the processor otherwise.
         Auto,
         /// The processor.
         Cpu,
         /// An NVIDIA GPU.
-        #[value(hide = true)]
         Cuda,
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::TrainConfig;
+use crate::{Device, TrainConfig};
 use crate::keys::{Role, keys};
 use crate::render::shown;
 
@@ -17,7 +17,7 @@ pub struct Change {
     pub new: String,
 }
 
-/// Names of the keys that θ depends on: model, data, adapter, schedule, batch sizes, seeds, dtype, threads. The
+/// Names of the keys that θ depends on: model, data, adapter, schedule, batch sizes, seeds, dtype, threads, device. The
 /// others (output, logging, checkpoints, held-out data, samples, ranks) may change on resume.
 pub fn fingerprint_keys() -> impl Iterator<Item = &'static str> {
     keys().filter(|key| matches!(key.role, Role::Identity | Role::Required)).map(|key| key.name)
@@ -40,6 +40,10 @@ fn comparable(config: &TrainConfig) -> Value {
     // The adapter's order of modules is the model's, whatever the order in which they were named.
     config.target_modules.sort();
     config.target_modules.dedup();
+    // A run that never learned what it computes on was on the processor.
+    if config.device == Device::Auto {
+        config.device = Device::Cpu;
+    }
     as_json(&config)
 }
 

@@ -409,7 +409,11 @@ static SECTIONS: [Section; 7] = [
         title: "Ranks and devices",
         prefix: "ranks",
         keys: &[
-            key("device", Kind::Choice(values_of::<Device>), "auto", "Device that computes"),
+            key("device", Kind::Choice(values_of::<Device>), "auto", "Device that computes; kept on resume").identity(),
+            key("deterministic", Kind::Bool, "true", "On a GPU, take only algorithms that give the same bits every time")
+                .identity(),
+            key("tf32", Kind::Bool, "false", "On a GPU, multiply float32 by TF32, which keeps 10 bits of the mantissa")
+                .identity(),
             key("comm", Kind::Choice(values_of::<Comm>), "auto", "What carries the ranks' messages"),
             key("share-gpu", Kind::Bool, "false", "Let several ranks of a host compute on one GPU"),
             unset("dp-replicate", COUNT, "Copies of the model; by default 1, or all ranks that --dp-shard and --pp leave"),

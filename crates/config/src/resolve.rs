@@ -182,7 +182,7 @@ fn refuse_what_is_not_built(merged: &Layer) -> Result<(), ConfigError> {
             "GPart's one size is --d; leave this out",
         )?;
     }
-    refuse("device", &|value| *value == "cuda", "this version computes on the CPU", "use --device cpu")
+    Ok(())
 }
 
 fn is_given(merged: &Layer, key: &str) -> bool {

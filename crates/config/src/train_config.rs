@@ -95,7 +95,13 @@ pub struct TrainConfig {
     pub progress: Progress,
     pub log_level: LogLevel,
 
+    /// Settled before anything is computed; `Auto` until then, and in runs that were started before there was a choice.
     pub device: Device,
+    /// Likewise on for them.
+    #[serde(default = "yes")]
+    pub deterministic: bool,
+    #[serde(default)]
+    pub tf32: bool,
     pub comm: Comm,
     #[serde(default)]
     pub share_gpu: bool,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use comm::Communicator;
-use tch::Kind;
+use tch::{Device, Kind};
 use trainer::{agree, same_everywhere};
 
 use crate::generate::{Finish, Finished, GenerateOptions, Generator};
@@ -65,6 +65,8 @@ pub struct Progress {
 pub struct Surroundings<'a> {
     /// The ranks.
     pub comm: &'a dyn Communicator,
+    /// What this rank computes on.
+    pub device: Device,
     /// Where its inputs lie on this host.
     pub sources: &'a Sources,
     /// The file of results.
@@ -113,7 +115,7 @@ pub fn evaluate(settings: &Settings, surroundings: &Surroundings<'_>) -> Result<
     tell(surroundings, Event::Stage("loading the model"));
     let progress = |done, total| tell(surroundings, Event::Loading { done, total });
     let loaded =
-        agree(comm, LoadedModel::load(&work.inputs, kind(&settings.dtype), settings.threads, &progress))?;
+        agree(comm, LoadedModel::load(&work.inputs, (kind(&settings.dtype), surroundings.device), settings.threads, &progress))?;
     let mut journal = agree(comm, Journal::open(surroundings.output, comm.rank()))?;
     let started = Instant::now();
     let mut run = Run::new(&work, settings, &finished, comm);
@@ -225,7 +227,7 @@ impl Work {
         let config = &self.inputs.config;
         let weights = config.parameters().total() * width * ranks;
         let longest = self.prompts.iter().zip(&self.limits).map(|(prompt, limit)| prompt.len() + limit).max();
-        let of_token = model::Decoder::new(config.clone(), kind(&settings.dtype), tch::Device::Cpu);
+        let of_token = model::Decoder::new(config.clone(), kind(&settings.dtype), Device::Cpu);
         let rows = settings.batch_size.min(self.problems.len()) as u64 * longest.unwrap_or(0) as u64;
         let caches = rows * model::cache_bytes_per_token(&of_token) * ranks;
         let Some(available) = (surroundings.host_memory)().filter(|_| settings.memory_check) else {

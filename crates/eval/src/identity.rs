@@ -40,6 +40,7 @@ impl Identity {
             "max_new_tokens": settings.max_new_tokens(),
             "max_model_len": settings.row_limit(&inputs.config),
             "dtype": settings.dtype,
+            "device": settings.device,
             "threads": settings.threads,
         });
         match value {

@@ -101,19 +101,19 @@ impl LoadedModel {
     /// all.
     pub(crate) fn load(
         inputs: &Inputs,
-        kind: Kind,
+        (kind, device): (Kind, Device),
         threads: usize,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self, EvalError> {
         let Inputs { files, config, .. } = inputs;
-        let reader = WeightReader { files, config, kind, device: Device::Cpu };
+        let reader = WeightReader { files, config, kind, device };
         let adapted =
             inputs.adapter.as_ref().map(|(adapter, space)| Map::new(adapter, space, inputs, threads));
         let adapted = adapted.transpose()?;
         let executor = trainer::executor(threads);
         let total = config.num_layers as usize;
         let mut overlay = adapted.as_ref().map(|map| {
-            Overlay::new(map.space, 0..total, map.partition.as_ref(), executor.as_ref(), kind, false)
+            Overlay::new(map.space, 0..total, map.partition.as_ref(), executor.as_ref(), (kind, device), false)
         });
         let mut blocks = Vec::with_capacity(total);
         for block in 0..total {
@@ -130,9 +130,9 @@ impl LoadedModel {
         let head = if config.tie_word_embeddings { embedding.shallow_clone() } else { reader.head()? };
         let weights = DecoderWeights { embedding, blocks, norm: reader.norm()?, head };
         Ok(Self {
-            model: Decoder::new(config.clone(), kind, Device::Cpu),
+            model: Decoder::new(config.clone(), kind, device),
             weights,
-            products: products::of(kind, threads),
+            products: products::of((kind, device), threads),
         })
     }
 }

@@ -4,10 +4,10 @@ use model::{LibtorchProducts, RowProducts};
 use projection::Executor;
 use tch::{Device, Kind, Tensor};
 
-/// The products of a compute dtype, on so many threads.
-pub(crate) fn of(kind: Kind, threads: usize) -> Box<dyn RowProducts> {
-    match kind {
-        Kind::Float => Box::new(Rowwise { executor: trainer::executor(threads) }),
+/// The products of a compute dtype on a device; on the CPU on so many threads.
+pub(crate) fn of((kind, device): (Kind, Device), threads: usize) -> Box<dyn RowProducts> {
+    match (kind, device) {
+        (Kind::Float, Device::Cpu) => Box::new(Rowwise { executor: trainer::executor(threads) }),
         // oneDNN's kernels for half precision are as fast as memory from few rows on.
         _ => Box::new(LibtorchProducts),
     }

@@ -35,6 +35,8 @@ pub struct Settings {
     pub max_model_len: Option<usize>,
     /// `float32`, `bfloat16` or `float16`.
     pub dtype: String,
+    /// `cpu` or `cuda`.
+    pub device: String,
     /// Threads a rank.
     pub threads: usize,
     /// Refuse what this host has not the memory for.

@@ -17,8 +17,8 @@ pub enum PlanError {
     Stages(#[from] mesh::StageError),
     /// The host does not have the memory.
     #[error(
-        "the run needs about {} of memory on this host ({}), which has {} available: {}",
-        text::bytes(*needed), memory.ranks_text(), text::bytes(*available), largest(memory)
+        "the run needs about {} of memory on this {} ({}), which has {} available: {}",
+        text::bytes(*needed), if *is_gpu { "GPU" } else { "host" }, memory.ranks_text(), text::bytes(*available), largest(memory)
     )]
     #[diagnostic(code(input::memory), help("{}", advice(remedies)))]
     Memory {
@@ -26,6 +26,8 @@ pub enum PlanError {
         needed: u64,
         /// Bytes that the host has.
         available: u64,
+        /// They are a GPU's.
+        is_gpu: bool,
         /// Ranks on the host.
         ranks: u64,
         /// What one rank needs.

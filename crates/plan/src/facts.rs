@@ -194,8 +194,10 @@ pub struct Ranks {
 /// The machine, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Host {
-    /// Bytes of memory that a program could still get.
+    /// Bytes of memory that a program could still get: of the GPU, where ranks compute on one.
     pub available_memory: Option<u64>,
+    /// That memory is a GPU's.
+    pub is_gpu: bool,
     /// Bytes free where the output goes.
     pub free_disk: Option<u64>,
     /// Cores.

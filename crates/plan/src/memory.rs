@@ -79,6 +79,7 @@ pub fn memory(facts: &Facts) -> Result<Memory, PlanError> {
         Some(available) if memory.host_peak > available => Err(PlanError::Memory {
             needed: memory.host_peak,
             available,
+            is_gpu: facts.host.is_gpu,
             ranks: memory.ranks_on_host,
             remedies: memory.remedies(facts),
             memory: Box::new(memory),

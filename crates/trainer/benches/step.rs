@@ -46,7 +46,7 @@ fn main() {
                 0..weights.blocks.len(),
                 &partition,
                 executor.as_ref(),
-                Kind::Float,
+                (Kind::Float, Device::Cpu),
                 false,
             ),
             recompute: false,

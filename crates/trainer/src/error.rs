@@ -285,6 +285,10 @@ pub enum TrainError {
         /// The odd ranks.
         ranks: String,
     },
+    /// A GPU that is asked for cannot be had.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Cuda(#[from] torch_shim::CudaError),
     /// Ranks were started with different settings, models or data.
     #[error("{ranks}: not started like rank {like}: {what} differs")]
     #[diagnostic(

@@ -43,7 +43,7 @@ pub use optimizer::{AdamW, AdamWOptions, clip, l2_norm};
 pub use overlay::{AdaptedBlock, Overlay, ScaledTheta};
 pub use pass::{Pass, Update};
 pub use planning::{model_facts, training_facts};
-pub use run::{Ending, Surroundings, earlier_settings, run};
+pub use run::{Ending, GpuMemory, Surroundings, earlier_settings, run};
 pub use samples::first_rows;
 pub use start::degrees;
 pub use weights::{FrozenWeights, Resident, Stage};

@@ -8,7 +8,7 @@ use std::ops::Range;
 use adapter::AdaptedSpace;
 use model::{BlockWeights, LinearKind};
 use projection::{Dropout, Executor, GradSlice, Map, Reducer, WeightSlice};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::TrainError;
 
@@ -80,12 +80,14 @@ pub struct Overlay<'a> {
     partition: &'a dyn partition::Assignment,
     executor: &'a dyn Executor,
     kind: Kind,
+    /// Where weights and buffers are.
+    device: Device,
     /// The first block of the stage.
     first_block: usize,
     by_block: Vec<Vec<AdaptedTensor>>,
     /// One set of buffers a block, or a single one that all blocks take turns with.
     slots: Vec<Slot>,
-    /// In half precision: ΔW of one tensor in f32, before it is rounded.
+    /// In half precision, and for another device: ΔW of one tensor in f32, before it is rounded or sent there.
     wide: Option<Tensor>,
 }
 
@@ -114,7 +116,7 @@ impl<'a> Overlay<'a> {
         blocks: Range<usize>,
         partition: &'a dyn partition::Assignment,
         executor: &'a dyn Executor,
-        kind: Kind,
+        (kind, device): (Kind, Device),
         shared: bool,
     ) -> Self {
         let mut by_block: Vec<Vec<AdaptedTensor>> = blocks.clone().map(|_| Vec::new()).collect();
@@ -142,7 +144,7 @@ impl<'a> Overlay<'a> {
         // Blocks of one model have the same shapes, but not always the same adapted modules.
         let shared = shared && by_block.iter().all(|tensors| places(tensors) == places(&by_block[0]));
         let slots = (0..if shared { 1 } else { by_block.len() }).map(|_| Slot::default()).collect();
-        Self { partition, executor, kind, first_block: blocks.start, by_block, slots, wide: None }
+        Self { partition, executor, kind, device, first_block: blocks.start, by_block, slots, wide: None }
     }
 
     /// Lays ΔW of `theta` over a block's frozen weights. The buffers behind the leaves are overwritten by the next
@@ -208,6 +210,7 @@ impl<'a> Overlay<'a> {
             let wide = grad.to_kind(Kind::Float).contiguous();
             drop(grad);
             let wide = if lift == 1.0 { wide } else { wide / lift };
+            let wide = wide.to_device(Device::Cpu);
             let dropout = if tensor.part == Part::Weight { dropout } else { None };
             let slice = GradSlice { first_index: tensor.first_index, grad: f32_slice(&wide, tensor.numel) };
             reducer.add(&Map::new(self.partition, dropout), self.executor, &[slice])?;
@@ -234,11 +237,13 @@ impl<'a> Overlay<'a> {
         if buffers.is_empty() {
             buffers.extend(tensors.iter().map(|tensor| {
                 let shape = tensor.base(frozen).size();
-                Buffer { values: Tensor::zeros(shape, (self.kind, tch::Device::Cpu)) }
+                Buffer { values: Tensor::zeros(shape, (self.kind, self.device)) }
             }));
         }
         *content = None;
-        if self.kind == Kind::Float {
+        if self.device != Device::Cpu {
+            self.fill_elsewhere(block, slot, frozen, theta, dropout)?;
+        } else if self.kind == Kind::Float {
             self.fill(block, slot, frozen, theta, dropout)?;
         } else {
             self.fill_rounded(block, slot, theta, dropout)?;
@@ -276,6 +281,32 @@ impl<'a> Overlay<'a> {
         Ok(())
     }
 
+    /// W + ΔW in f32, or ΔW rounded to half precision, on another device: made here, one tensor after the other, and sent
+    /// there. The same operations in the same order as here, hence the same bits.
+    fn fill_elsewhere(
+        &mut self,
+        block: usize,
+        slot: usize,
+        frozen: &BlockWeights,
+        theta: ScaledTheta<'_>,
+        dropout: Option<Dropout>,
+    ) -> Result<(), TrainError> {
+        let tensors = &self.by_block[block - self.first_block];
+        let wide = self.wide.get_or_insert_with(|| wide_buffer(&self.by_block));
+        for (tensor, buffer) in tensors.iter().zip(&self.slots[slot].buffers) {
+            let dropout = if tensor.part == Part::Weight { dropout } else { None };
+            let mut own = wide.narrow(0, 0, tensor.numel as i64);
+            let out = f32_slice_mut(&mut own, tensor.numel);
+            let mut slices = [WeightSlice { first_index: tensor.first_index, base: None, out }];
+            Map::new(self.partition, dropout).apply_parallel(self.executor, theta.values, &mut slices)?;
+            let made = own.view(buffer.values.size().as_slice()).to_device(self.device);
+            let made = if self.kind == Kind::Float { tensor.base(frozen) + made } else { made };
+            // Through an alias with a version of its own, as in `fill_rounded`.
+            no_grad(|| buffer.values.data().copy_(&made));
+        }
+        Ok(())
+    }
+
     /// ΔW rounded to half precision, one tensor after the other: one alone is ever there in f32.
     fn fill_rounded(
         &mut self,
@@ -285,9 +316,7 @@ impl<'a> Overlay<'a> {
         dropout: Option<Dropout>,
     ) -> Result<(), TrainError> {
         let tensors = &self.by_block[block - self.first_block];
-        let widest = self.by_block.iter().flatten().map(|tensor| tensor.numel).max().unwrap_or(0);
-        let wide =
-            self.wide.get_or_insert_with(|| Tensor::zeros([widest as i64], (Kind::Float, tch::Device::Cpu)));
+        let wide = self.wide.get_or_insert_with(|| wide_buffer(&self.by_block));
         for (tensor, buffer) in tensors.iter().zip(self.slots[slot].buffers.iter_mut()) {
             let dropout = if tensor.part == Part::Weight { dropout } else { None };
             let mut own = wide.narrow(0, 0, tensor.numel as i64);
@@ -302,6 +331,12 @@ impl<'a> Overlay<'a> {
         }
         Ok(())
     }
+}
+
+/// Room for the longest of these in f32.
+fn wide_buffer(by_block: &[Vec<AdaptedTensor>]) -> Tensor {
+    let widest = by_block.iter().flatten().map(|tensor| tensor.numel).max().unwrap_or(0);
+    Tensor::zeros([widest as i64], (Kind::Float, Device::Cpu))
 }
 
 /// Which tensors of a block these are.
@@ -328,7 +363,7 @@ fn f32_slice_mut(tensor: &mut Tensor, numel: usize) -> &mut [f32] {
 fn half_bytes_mut(tensor: &mut Tensor, numel: usize) -> &mut [u8] {
     assert!(
         matches!(tensor.kind(), Kind::BFloat16 | Kind::Half)
-            && tensor.device() == tch::Device::Cpu
+            && tensor.device() == Device::Cpu
             && tensor.is_contiguous()
             && tensor.numel() == numel,
         "a rounded update is a contiguous CPU tensor of {numel} elements of 16 bits"
@@ -341,7 +376,7 @@ fn half_bytes_mut(tensor: &mut Tensor, numel: usize) -> &mut [u8] {
 fn check_layout(tensor: &Tensor, numel: usize) {
     assert!(
         tensor.kind() == Kind::Float
-            && tensor.device() == tch::Device::Cpu
+            && tensor.device() == Device::Cpu
             && tensor.is_contiguous()
             && tensor.numel() == numel,
         "an adapted weight is a contiguous f32 CPU tensor of {numel} elements"

@@ -74,7 +74,8 @@ impl Pass<'_> {
     pub fn embed(&self, weights: &dyn FrozenWeights, batch: &MicroBatch) -> Tensor {
         let (table, ids) = weights.embedding(&batch.input_ids);
         let ids = Tensor::from_slice(&ids).reshape([batch.rows as i64, batch.len as i64]);
-        no_grad(|| self.model.embed(&table, &ids.to_device(self.model.device())))
+        let device = self.model.device();
+        no_grad(|| self.model.embed(&table.to_device(device), &ids.to_device(device)))
     }
 
     /// Forward through the stage's blocks: `[B, T, H]` → `[B, T, H]`, with what backward needs.

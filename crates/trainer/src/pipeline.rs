@@ -10,7 +10,7 @@ use comm::{Communicator, Pending, Region};
 use data::MicroBatch;
 use mesh::{Action, Mesh, one_forward_one_backward, warm_up};
 use projection::Reducer;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::TrainError;
 use crate::control::{Control, Phase};
@@ -236,7 +236,7 @@ impl Pipeline<'_> {
         let (config, kind) = (self.pass.model.config(), self.pass.model.kind());
         let shape = [batch.rows as i64, batch.len as i64, config.hidden_size];
         let region = inbox.next(self.stages.as_ref())?;
-        Ok(Tensor::from_data_size(region.bytes(), &shape, kind))
+        Ok(Tensor::from_data_size(region.bytes(), &shape, kind).to_device(self.pass.model.device()))
     }
 }
 
@@ -289,7 +289,8 @@ impl Outbox {
         {
             oldest.wait();
         }
-        let tensor = tensor.contiguous();
+        // Messages go through the host's memory, whatever carries them.
+        let tensor = tensor.to_device(Device::Cpu).contiguous();
         let numbers = tensor.numel();
         let mut region = message(numbers * tensor.kind().elt_size_in_bytes())?;
         tensor

@@ -110,8 +110,13 @@ pub(crate) fn check_memory(
     surroundings: &Surroundings<'_>,
 ) -> Result<Option<String>, TrainError> {
     let comm = surroundings.comm;
-    let ranks = Ranks { total: comm.size() as u64, on_host: ranks_on_host(comm), mesh };
-    let facts = facts(config, inputs, ranks, (surroundings.host_memory)());
+    let on_host = ranks_on_host(comm);
+    let memory = surroundings.gpu_memory;
+    let on_host = memory.map_or(on_host, |memory| memory.ranks);
+    let ranks = Ranks { total: comm.size() as u64, on_host, mesh };
+    let available = memory.map_or_else(surroundings.host_memory, |memory| Some(memory.available));
+    let mut facts = facts(config, inputs, ranks, available);
+    facts.host.is_gpu = memory.is_some();
     let verdict = match facts.host.available_memory {
         Some(_) if config.memory_check => plan::memory(&facts).map(|_| ()).map_err(TrainError::from),
         _ => Ok(()),

@@ -33,10 +33,14 @@ pub struct Surroundings<'a> {
     pub data: &'a dyn Communicator,
     /// What carries those, and why, in a sentence.
     pub carried_by: &'a str,
+    /// What this rank computes on.
+    pub device: Device,
     /// Where its inputs lie on this host.
     pub sources: &'a Sources,
     /// Bytes of memory that this host has left; none where it is not known.
     pub host_memory: fn() -> Option<u64>,
+    /// The memory of this rank's GPU, where it computes on one.
+    pub gpu_memory: Option<GpuMemory>,
     /// Where tokens are cached; none: not at all.
     pub cache_dir: Option<PathBuf>,
     /// Who is told; given on every rank, called on rank 0.
@@ -45,6 +49,15 @@ pub struct Surroundings<'a> {
     pub opened: &'a dyn Fn(&Path),
     /// Who watches and steers it; called on every rank.
     pub control: &'a dyn Control,
+}
+
+/// Memory of a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GpuMemory {
+    /// Bytes that ranks may take.
+    pub available: u64,
+    /// Ranks that compute on it.
+    pub ranks: u64,
 }
 
 /// How a run came to its end.
@@ -78,7 +91,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Endi
     agree(comm, start::check_output_dir_file(config))?;
     let (mut inputs, origin) = Inputs::load(config, surroundings, observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
-    let place = agree(comm, start::Place::new(mesh, config, &inputs, comm, surroundings.data, control))?;
+    let place = agree(comm, start::Place::new(mesh, config, &inputs, comm, surroundings.data, control, surroundings.device))?;
     let cheapest = planning::check_memory(config, &inputs, mesh.degrees(), surroundings)?;
     let partition = inputs.partition(&origin.spec, comm, observe)?;
     start::warn_of_long_rows(&inputs, observe);
@@ -89,7 +102,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Endi
 
     observe(Event::Stage("loading the model"));
     let kind = start::compute_kind(config);
-    let model = Decoder::new(inputs.model_config.clone(), kind, Device::Cpu);
+    let model = Decoder::new(inputs.model_config.clone(), kind, surroundings.device);
     let weights = place.load_weights(&inputs, config, observe)?;
     let counts = place.count_groups(partition.as_ref(), &inputs.space)?;
     let executor = executor(config.threads);

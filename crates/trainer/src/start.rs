@@ -116,6 +116,8 @@ pub(crate) struct Place<'a> {
     pub mesh: Mesh,
     /// Is told what the rank does.
     pub control: &'a dyn Control,
+    /// Where it computes.
+    pub device: Device,
     pub stage: Stage,
     /// The blocks of all stages.
     pub stages: Vec<Range<usize>>,
@@ -138,6 +140,7 @@ impl<'a> Place<'a> {
         comm: &'a dyn Communicator,
         data: &'a dyn Communicator,
         control: &'a dyn Control,
+        device: Device,
     ) -> Result<Self, TrainError> {
         let model = crate::model_facts(&inputs.model_config, &inputs.space);
         let stages = plan::stages(&model, mesh.degrees().pp)?;
@@ -145,7 +148,7 @@ impl<'a> Place<'a> {
         let stage = Stage::of_rank(&mesh, comm.rank(), &stages, first_adapted);
         let dtype = crate::training_facts(config).dtype;
         let rank_traffic = plan::RankTraffic::new(&model, dtype, &mesh, comm.rank(), config.pp_ahead)?;
-        Ok(Self { mesh, control, stage, stages, rank_traffic, comm, data })
+        Ok(Self { mesh, control, device, stage, stages, rank_traffic, comm, data })
     }
 
     /// Collective. Reads this rank's part of the frozen weights.
@@ -161,7 +164,7 @@ impl<'a> Place<'a> {
             files: &inputs.files,
             config: &inputs.model_config,
             kind: compute_kind(config),
-            device: Device::Cpu,
+            device: self.device,
         };
         let progress =
             |done: usize, total: usize| observe(Event::Progress { done: done as u64, total: total as u64 });
@@ -169,8 +172,9 @@ impl<'a> Place<'a> {
             1 => Resident::load(&reader, &self.stage, &progress).map(|weights| Box::new(weights) as _),
             _ => {
                 let mates = self.data.split("dp-shard", self.mesh.shard_group_of(self.comm.rank()));
-                let options =
-                    ShardOptions { keeps_graphs: !config.gradient_checkpointing, prefetch: config.prefetch };
+                // What a graph on another device read are copies, which it keeps itself.
+                let keeps_graphs = !recomputes(config, &self.mesh, self.device) && self.device == Device::Cpu;
+                let options = ShardOptions { keeps_graphs, prefetch: config.prefetch };
                 Sharded::load(mates, &reader, &self.stage, options, &progress)
                     .map(|weights| Box::new(weights) as _)
             }
@@ -219,6 +223,12 @@ fn count_groups(
     Ok(sums.into_iter().map(|sum| sum as u64).collect())
 }
 
+/// Whether blocks are computed again in backward: where it was asked for, and where a graph would keep copies of gathered
+/// weights on a GPU, which would hold the whole stage then. It does not change a bit of θ.
+fn recomputes(config: &TrainConfig, mesh: &Mesh, device: Device) -> bool {
+    config.gradient_checkpointing || (device != Device::Cpu && mesh.degrees().dp_shard > 1)
+}
+
 /// What was made since the inputs were read.
 #[derive(Clone, Copy)]
 pub(crate) struct Built<'a> {
@@ -239,10 +249,10 @@ pub(crate) fn parts<'a>(
     theta: Vec<f32>,
 ) -> Parts<'a> {
     let Built { model, partition, scope, executor, counts } = built;
-    let Place { mesh, control, stage, rank_traffic, comm, data, .. } = place;
-    let recompute = config.gradient_checkpointing;
+    let Place { mesh, control, stage, rank_traffic, comm, data, device, .. } = place;
+    let recompute = recomputes(config, &mesh, device);
     let blocks = stage.blocks.clone();
-    let overlay = Overlay::new(&inputs.space, blocks, partition, executor, model.kind(), recompute);
+    let overlay = Overlay::new(&inputs.space, blocks, partition, executor, (model.kind(), device), recompute);
     let pass = Pass { model, stage, overlay, recompute, cross_entropy_chunk: config.cross_entropy_chunk };
     let stages = data.split("pp", mesh.pipeline_of(comm.rank()));
     let largest = counts.iter().copied().max().unwrap_or(1);

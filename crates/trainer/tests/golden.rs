@@ -149,7 +149,7 @@ fn pass<'a>(
     Pass {
         model: &loaded.model,
         stage: Stage::whole(blocks, first_adapted),
-        overlay: Overlay::new(space, 0..blocks, partition, &Serial, Kind::Float, recompute),
+        overlay: Overlay::new(space, 0..blocks, partition, &Serial, (Kind::Float, Device::Cpu), recompute),
         recompute,
         cross_entropy_chunk,
     }

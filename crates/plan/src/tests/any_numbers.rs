@@ -124,7 +124,7 @@ fn any_facts() -> impl Strategy<Value = Facts> {
                 data: Data { rows, mean_tokens, longest_tokens, max_seq_length },
                 training,
                 ranks: Ranks { total, on_host, mesh },
-                host: Host { available_memory, free_disk, cores },
+                host: Host { available_memory, free_disk, cores, is_gpu: false },
                 speed: speed.map(wrap),
                 link: Link { gbps, ms },
             }

@@ -23,6 +23,8 @@ pub(crate) struct Sharded {
     rows_comm: Box<dyn Communicator>,
     config: ModelConfig,
     kind: Kind,
+    /// Where the computation runs; pieces and gathered units lie in the host's memory.
+    device: Device,
     stage: Stage,
     /// This rank's piece of each block of the stage.
     blocks: Vec<Piece>,
@@ -100,6 +102,7 @@ impl Sharded {
             comm,
             config: reader.config.clone(),
             kind: reader.kind,
+            device: reader.device,
             stage: stage.clone(),
             blocks,
             layout,
@@ -159,7 +162,7 @@ impl Sharded {
         self.start_gathers();
     }
 
-    /// A view of gathered memory.
+    /// A view of gathered memory, or a copy of it on the device that computes.
     fn view(&self, start: *const u8, shape: &[i64]) -> Tensor {
         let mut strides = vec![1; shape.len()];
         for dim in (0..shape.len().saturating_sub(1)).rev() {
@@ -168,7 +171,9 @@ impl Sharded {
         // SAFETY: the address lies in a region that lives as long as `self`, with room for the tensor (its unit's
         // layout), aligned to 64 bytes. Whoever holds the view reads it only between `acquire` and `release` of its
         // unit, when nothing writes there (`FrozenWeights`).
-        unsafe { Tensor::from_blob(start, shape, &strides, self.kind, Device::Cpu) }
+        let view = unsafe { Tensor::from_blob(start, shape, &strides, self.kind, Device::Cpu) };
+        // To another device this copies, and returns when the memory may be written again.
+        view.to_device(self.device)
     }
 }
 

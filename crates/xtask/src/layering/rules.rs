@@ -39,6 +39,7 @@ const TRAINER_USES: &[&str] = &[
     "config",
     "hub",
     "plan",
+    "torch-shim",
 ];
 const EVAL_USES: &[&str] = &[
     "partition",
@@ -70,6 +71,7 @@ const CLI_USES: &[&str] = &[
     "report",
     "scoring",
     "synthetic",
+    "torch-shim",
     "trainer",
 ];
 
@@ -83,6 +85,7 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "adapter", may_use: &["checkpoint", "partition"], ..LIBRARY },
     Member { name: "data", ..LIBRARY },
     Member { name: "hub", ..LIBRARY },
+    Member { name: "torch-shim", may_name: LIBTORCH, ..LIBRARY },
     Member { name: "rowwise", may_use: &["projection"], is_pure: true, ..LIBRARY },
     Member { name: "eval", may_use: EVAL_USES, may_name: LIBTORCH, ..LIBRARY },
     Member { name: "checkpoint", ..LIBRARY },

@@ -1,0 +1,55 @@
+// Switches of libtorch that the bindings leave out. No function lets an exception pass.
+
+#include <ATen/Context.h>
+
+namespace {
+
+template <typename Act>
+int guarded(Act act) {
+  try {
+    act();
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Algorithms that give the same bits every time, on CUDA; 1 where libtorch refuses.
+int gpart_set_deterministic(int on) {
+  return guarded([on] {
+    at::globalContext().setDeterministicAlgorithms(on != 0, /*warn_only=*/false);
+    at::globalContext().setBenchmarkCuDNN(false);
+  });
+}
+
+// Products in float32 by TF32, which keeps 10 bits of the mantissa.
+int gpart_set_tf32(int on) {
+  return guarded([on] {
+    at::globalContext().setAllowTF32CuBLAS(on != 0);
+    at::globalContext().setAllowTF32CuDNN(on != 0);
+  });
+}
+
+// Sums of half-precision products in half precision.
+int gpart_set_reduced_precision_sums(int on) {
+  return guarded([on] {
+    at::globalContext().setAllowFP16ReductionCuBLAS(on != 0);
+    at::globalContext().setAllowBF16ReductionCuBLAS(on != 0);
+  });
+}
+
+int gpart_deterministic(void) {
+  return at::globalContext().deterministicAlgorithms() ? 1 : 0;
+}
+
+int gpart_tf32(void) {
+  int on = 0;
+  guarded([&on] { on = at::globalContext().allowTF32CuBLAS() ? 1 : 0; });
+  return on;
+}
+
+}  // extern "C"
