@@ -192,7 +192,10 @@ impl trainer::RankError for Failed {
 
 impl Ending for Failed {
     fn is_elsewhere(&self) -> bool {
-        matches!(self, Self::Eval(EvalError::Run(TrainError::Elsewhere { .. })))
+        matches!(
+            self,
+            Self::Run(TrainError::Elsewhere { .. }) | Self::Eval(EvalError::Run(TrainError::Elsewhere { .. }))
+        )
     }
 
     fn strands_peers(&self) -> bool {
@@ -211,11 +214,11 @@ pub fn eval(args: &EvalArgs) -> Exit {
 
 fn run(args: &EvalArgs, comm: &dyn Communicator, stop: &AtomicBool) -> Result<Exit, Failed> {
     let sources = find_on_every_host(comm, &mut || sources(args))?;
-    let device = devices::settle(args.device.into(), comm)?;
+    let device = devices::settle::<Failed>(args.device.into(), comm)?;
     let settings = settings(args, device);
     let numerics = torch_shim::Numerics { deterministic: true, tf32: false };
     let wanted = Wanted { device, comm: config::Comm::Mpi, share_gpu: args.share_gpu, numerics };
-    let (torch_device, _plane) = devices::take(wanted, comm).map_err(EvalError::from)?;
+    let (torch_device, _plane) = devices::take(wanted, comm)?;
     let output = args.output.clone().unwrap_or_else(|| default_output(args, &sources));
     let made = output.parent().map_or(Ok(()), std::fs::create_dir_all);
     agree(

@@ -132,6 +132,7 @@ fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
             mesh: trainer::degrees(config, ranks as usize),
         },
         host: Host {
+            is_gpu: false,
             available_memory: args.host_memory.map(|gib| (gib * GIB) as u64).or_else(host::available_memory),
             free_disk: checkpoint::free_bytes(&config.output_dir()),
             cores: args.cores.or_else(|| std::thread::available_parallelism().ok().map(|n| n.get() as u64)),

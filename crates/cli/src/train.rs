@@ -12,7 +12,7 @@ use crate::devices::Wanted;
 use crate::ranks::{find_on_every_host, with_ranks};
 use crate::steering::Steering;
 use crate::ui::Ui;
-use crate::{cores, devices, fail, report, samples, sources};
+use crate::{cores, devices, fail, samples, sources};
 
 /// Trains, or shows what would be trained on.
 pub fn train(task: Task, args: &TrainArgs) -> Exit {
