@@ -119,7 +119,9 @@ impl Device for Host {
     unsafe fn launch(&self, kernel: Kernel, shape: Shape, parameters: &Parameters) -> Result<(), CudaError> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _guard = ONE_AT_A_TIME.lock().unwrap();
-        assert!(shape.threads <= self.limits.threads && u64::from(shape.shared) <= self.limits.shared_per_block);
+        assert!(
+            shape.threads <= self.limits.threads && u64::from(shape.shared) <= self.limits.shared_per_block
+        );
         assert!(shape.blocks * shape.threads >= 16);
         let launch = host!(host_launch(*const c_void, bool, u32, u32, u32, *const c_void));
         // SAFETY: only its address is taken.
@@ -159,7 +161,8 @@ fn remainders_are_exact_for_every_word() {
     let remainder = host!(host_remainder(*const Modulus, u64) -> u32);
     for d in interesting_d().into_iter().filter(|d| *d > 0) {
         let modulus = Modulus::new(d);
-        let quotients = [0, 1, 2, u64::MAX / d, u64::MAX / d - u64::from(d > 1), u64::MAX / d / 2, (1 << 32) / d];
+        let quotients =
+            [0, 1, 2, u64::MAX / d, u64::MAX / d - u64::from(d > 1), u64::MAX / d / 2, (1 << 32) / d];
         let near = quotients.into_iter().flat_map(|q| {
             let z = q.wrapping_mul(d);
             [z, z.wrapping_sub(1), z.wrapping_add(1), z.wrapping_add(d - 1)]
@@ -211,8 +214,11 @@ fn masks_are_those_of_the_cpu() {
 fn every_kind() -> Vec<f32> {
     let special = [0.0, 0.5, 1.5, 2.5, 1e-45, f32::MIN_POSITIVE, f32::MAX, f32::INFINITY, f32::NAN, 65_504.0];
     let walk = (0..=255_u32).flat_map(|exponent| {
-        [0, 1, 0xFFF, 0x1000, 0x1001, 0x3000, 0x7FFF, 0x8000, 0x8001, 0x18000, 0x3F_FFFF, 0x40_0000, 0x7F_F000, 0x7F_FFFF]
-            .map(|significand| f32::from_bits(exponent << 23 | significand))
+        [
+            0, 1, 0xFFF, 0x1000, 0x1001, 0x3000, 0x7FFF, 0x8000, 0x8001, 0x18000, 0x3F_FFFF, 0x40_0000,
+            0x7F_F000, 0x7F_FFFF,
+        ]
+        .map(|significand| f32::from_bits(exponent << 23 | significand))
     });
     special.into_iter().chain(walk).flat_map(|value| [value, -value]).collect()
 }
@@ -245,13 +251,15 @@ fn sixteen_bit_formats_round_half_to_even() {
         let (low, high) = (f16::from_bits(bits).to_f32(), f16::from_bits(bits + 1).to_f32());
         if high.is_finite() { (low + high) / 2.0 } else { 65_520.0 }
     });
-    let beside = |value: f32| [value, f32::from_bits(value.to_bits() + 1), f32::from_bits(value.to_bits() - 1)];
+    let beside =
+        |value: f32| [value, f32::from_bits(value.to_bits() + 1), f32::from_bits(value.to_bits() - 1)];
     for value in every_kind().into_iter().chain(middles.flat_map(beside)) {
         for bfloat in [true, false] {
             let mut out = 0;
             // SAFETY: one number each.
             unsafe { round(bfloat, &value, &mut out, 1) };
-            let expect = if bfloat { bf16::from_f32(value).to_bits() } else { f16::from_f32(value).to_bits() };
+            let expect =
+                if bfloat { bf16::from_f32(value).to_bits() } else { f16::from_f32(value).to_bits() };
             if value.is_nan() {
                 assert!(if bfloat { bf16::from_bits(out).is_nan() } else { f16::from_bits(out).is_nan() });
             } else {
@@ -374,7 +382,8 @@ impl Case {
 }
 
 fn any_case() -> impl Strategy<Value = Case> {
-    let backends = vec![Backend::Stateless, Backend::Stateless, Backend::Materialized, Backend::SignedMagnitude];
+    let backends =
+        vec![Backend::Stateless, Backend::Stateless, Backend::Materialized, Backend::SignedMagnitude];
     let d = prop_oneof![1_u64..9, 1_u64..200, (0_u32..12).prop_map(|bits| 1 << bits)];
     let first = prop_oneof![Just(0), 0_u64..5000, 0_u64..1 << 40];
     let len = prop_oneof![0_usize..40, 0_usize..3000];
@@ -473,17 +482,21 @@ proptest! {
 /// Every instance is launched by name, for the partition that it is for; with many threads, blocks and rounds.
 #[test]
 fn every_kernel_does_what_its_name_says() {
-    let limits = Limits { multiprocessors: 3, shared_per_block: 1 << 16, shared_per_multiprocessor: 1 << 17, threads: 40 };
+    let limits = Limits {
+        multiprocessors: 3,
+        shared_per_block: 1 << 16,
+        shared_per_multiprocessor: 1 << 17,
+        threads: 40,
+    };
     for (backend, shared) in [
         (Backend::Stateless, 0),
         (Backend::Stateless, 1 << 16),
         (Backend::Materialized, 0),
         (Backend::Materialized, 1 << 16),
     ] {
-        for (p, element, base) in [0.0, 0.3]
-            .into_iter()
-            .flat_map(|p| Element::ALL.map(|element| (p, element, false)).into_iter().chain([(p, Element::F32, true)]))
-        {
+        for (p, element, base) in [0.0, 0.3].into_iter().flat_map(|p| {
+            Element::ALL.map(|element| (p, element, false)).into_iter().chain([(p, Element::F32, true)])
+        }) {
             let (d, len) = (321, 20_011);
             let spec = Spec { backend, d, seed: Seed::from(42), scope: Scope::Global };
             let partition = build(&spec, len as u64 + 1, None).unwrap();
@@ -507,7 +520,8 @@ fn every_kernel_does_what_its_name_says() {
             let fixed = FixedPoint::new(1000, 1);
             let mut expect_sums = vec![0; d as usize];
             cpu.reduce(1, &decode(element, &encoded), &fixed, &mut expect_sums).unwrap();
-            let grad = DeviceGrads { first_index: 1, numel: len as u64, grad: placed.address(), element, lift: 1.0 };
+            let grad =
+                DeviceGrads { first_index: 1, numel: len as u64, grad: placed.address(), element, lift: 1.0 };
             let mut sums = vec![0; d as usize];
             // SAFETY: memory of this process, as long as the runs; `out` may be `base`.
             unsafe {
@@ -533,10 +547,17 @@ fn sums_of_negative_and_large_terms_carry_in_shared_memory() {
     grads.iter_mut().step_by(3).for_each(|grad| *grad *= 20.0);
     let mut expect = [0; 2];
     assert!(!Map::new(&partition, None).reduce(0, &grads, &fixed, &mut expect).unwrap());
-    let limits = Limits { multiprocessors: 2, shared_per_block: 4096, shared_per_multiprocessor: 8192, threads: 64 };
+    let limits =
+        Limits { multiprocessors: 2, shared_per_block: 4096, shared_per_multiprocessor: 8192, threads: 64 };
     let mut map = DeviceMap::new(Host::new(limits), &partition, 0..50_000).unwrap();
     let placed = Placed::new(&encode(Element::F32, &grads), 4);
-    let run = DeviceGrads { first_index: 0, numel: 50_000, grad: placed.address(), element: Element::F32, lift: 1.0 };
+    let run = DeviceGrads {
+        first_index: 0,
+        numel: 50_000,
+        grad: placed.address(),
+        element: Element::F32,
+        lift: 1.0,
+    };
     let mut sums = [0; 2];
     // SAFETY: memory of this process, as long as the run.
     unsafe { map.reduce(None, &[run], &fixed).unwrap() };

@@ -20,7 +20,9 @@ pub enum CudaError {
     #[error("NVRTC {nvrtc} does not compile the kernels for {architecture}: {log}")]
     #[diagnostic(
         code(run::cuda_compile),
-        help("`pip install nvidia-cuda-nvrtc==13.0.*` brings an NVRTC that does; please report it if yours is that")
+        help(
+            "`pip install nvidia-cuda-nvrtc==13.0.*` brings an NVRTC that does; please report it if yours is that"
+        )
     )]
     Compile {
         /// Its version.
@@ -31,10 +33,14 @@ pub enum CudaError {
         log: String,
     },
     /// The driver does not take the compiled kernels.
-    #[error("the GPU driver (CUDA {driver}) does not take kernels that NVRTC {nvrtc} compiled for {architecture}: {why}")]
+    #[error(
+        "the GPU driver (CUDA {driver}) does not take kernels that NVRTC {nvrtc} compiled for {architecture}: {why}"
+    )]
     #[diagnostic(
         code(run::cuda_image),
-        help("a driver must serve NVRTC's CUDA or a later one: update the driver (580 or later for CUDA 13.0), or install nvidia-cuda-nvrtc {driver}")
+        help(
+            "a driver must serve NVRTC's CUDA or a later one: update the driver (580 or later for CUDA 13.0), or install nvidia-cuda-nvrtc {driver}"
+        )
     )]
     Image {
         /// The newest CUDA that the driver serves.
@@ -50,7 +56,9 @@ pub enum CudaError {
     #[error("GPU {device}: {doing}: {why}")]
     #[diagnostic(
         code(run::cuda),
-        help("work on a GPU fails late: CUDA_LAUNCH_BLOCKING=1 shows the call that is to blame, and `nvidia-smi` what is wrong with the GPU")
+        help(
+            "work on a GPU fails late: CUDA_LAUNCH_BLOCKING=1 shows the call that is to blame, and `nvidia-smi` what is wrong with the GPU"
+        )
     )]
     Driver {
         /// The device's number.

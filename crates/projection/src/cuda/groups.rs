@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use partition::{Assignment, HashedRange, PartitionError, Stateless};
 
-use super::launch::{Buffer, Device, Groups};
 use super::CudaError;
+use super::launch::{Buffer, Device, Groups};
 
 /// Ids that are uploaded at a time.
 const UPLOAD: usize = 1 << 20;

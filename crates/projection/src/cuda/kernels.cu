@@ -84,13 +84,26 @@ INLINE bool is_aligned(const void* address) {
     return ((u64)address & 15u) == 0;
 }
 
-/// N words that another thread may not have written in this launch; N is a multiple of 4.
-template <int N>
+/// Reads what nobody writes during the launch, through the cache for constants.
+struct Constant {
+    template <class T>
+    static INLINE T load(const T* from) { return __ldg(from); }
+};
+
+/// Reads what this thread itself may write later in the launch: `base` may be `out`. Past the first cache, which is
+/// theta's.
+struct Written {
+    template <class T>
+    static INLINE T load(const T* from) { return __ldcg(from); }
+};
+
+/// N words; N is a multiple of 4.
+template <class Way, int N>
 INLINE void load_words(const u32* from, bool aligned, u32 (&words)[N]) {
     if (aligned) {
 #pragma unroll
         for (int k = 0; k < N; k += 4) {
-            uint4 vector = __ldg((const uint4*)(from + k));
+            uint4 vector = Way::load((const uint4*)(from + k));
             words[k] = vector.x;
             words[k + 1] = vector.y;
             words[k + 2] = vector.z;
@@ -98,7 +111,7 @@ INLINE void load_words(const u32* from, bool aligned, u32 (&words)[N]) {
         }
     } else {
 #pragma unroll
-        for (int k = 0; k < N; ++k) words[k] = __ldg(from + k);
+        for (int k = 0; k < N; ++k) words[k] = Way::load(from + k);
     }
 }
 
@@ -146,7 +159,7 @@ struct Hashed {
 struct Stored {
     template <int N>
     static INLINE void read(const Groups& from, u64 offset, bool aligned, u32 (&groups)[N]) {
-        load_words(from.stored + offset, aligned, groups);
+        load_words<Constant>(from.stored + offset, aligned, groups);
     }
     static INLINE u32 one(const Groups& from, u64 offset) { return __ldg(from.stored + offset); }
 };
@@ -177,7 +190,7 @@ struct Apply {
         for (int u = 0; u < U; ++u) {
             u64 offset = head + (first + u * step) * W;
             Source::read(p.groups, offset, groups_aligned, groups[u]);
-            if (BASE) load_words((const u32*)p.base + offset, base_aligned, base[u]);
+            if (BASE) load_words<Written>((const u32*)p.base + offset, base_aligned, base[u]);
         }
 #pragma unroll
         for (int u = 0; u < U; ++u) {
@@ -202,7 +215,7 @@ struct Apply {
         float multiplier[1] = {1.0f};
         if (MASK) multipliers(p.mask, offset, multiplier);
         float theta = __ldg(p.theta + Source::one(p.groups, offset));
-        float sum = value(theta, multiplier[0], BASE ? __ldg(p.base + offset) : 0.0f);
+        float sum = value(theta, multiplier[0], BASE ? Written::load(p.base + offset) : 0.0f);
         ((typename Out::Word*)p.out)[offset] = Out::encode(sum);
     }
 };

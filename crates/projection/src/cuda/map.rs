@@ -3,11 +3,11 @@ use std::sync::Arc;
 
 use partition::Assignment;
 
+use super::CudaError;
 use super::groups::{DevicePartition, Piece};
 use super::launch::{
     ApplyParameters, Buffer, Device, Element, Format, Kernel, Mask, Parameters, ReduceParameters, Shape,
 };
-use super::CudaError;
 use crate::{Dropout, FixedPoint, ProjectionError};
 
 /// A run of weights on the device to be written: out = base + ΔW in f32, or ΔW alone in any format.
@@ -144,8 +144,7 @@ impl DeviceMap {
     ) -> Result<(), CudaError> {
         for run in runs {
             for piece in self.partition.pieces(run.first_index, run.numel)? {
-                let (sums, shape, copies) =
-                    Shape::sums(&self.device.limits(), piece.groups.d(), piece.numel);
+                let (sums, shape, copies) = Shape::sums(&self.device.limits(), piece.groups.d(), piece.numel);
                 let (source, masked) = (piece.groups.source(), dropout.is_some());
                 let kernel = Kernel::Reduce { source, masked, grad: run.element, sums };
                 let parameters = ReduceParameters {

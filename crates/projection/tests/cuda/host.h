@@ -88,6 +88,11 @@ T __ldg(const T* from) {
 }
 
 template <class T>
+T __ldcg(const T* from) {
+    return __ldg(from);
+}
+
+template <class T>
 T atomicAdd(T* to, T term) {
     return __atomic_fetch_add(to, term, __ATOMIC_RELAXED);
 }
