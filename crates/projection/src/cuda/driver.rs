@@ -84,11 +84,10 @@ impl CudaKernels {
             if kernel.shares() {
                 // More than 48 KiB have to be asked for.
                 let bytes = self.limits.shared_per_block as i32;
+                let doing = format!("give the kernel {kernel} {bytes} bytes of shared memory");
                 // SAFETY: a function of the module.
-                self.device
-                    .call(&format!("give the kernel {kernel} {bytes} bytes of shared memory"), || unsafe {
-                        result::function::set_function_attribute(function, SHARED, bytes)
-                    })?;
+                let set = || unsafe { result::function::set_function_attribute(function, SHARED, bytes) };
+                self.device.call(&doing, set)?;
             }
             self.functions.insert(kernel, function);
         }
