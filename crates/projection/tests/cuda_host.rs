@@ -4,6 +4,9 @@
 //! the kernels is the code that starts them on a GPU.
 #![allow(clippy::unwrap_used)]
 
+#[path = "cuda/cases.rs"]
+mod cases;
+
 use std::alloc::Layout;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -13,15 +16,17 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use half::{bf16, f16};
 use libloading::Library;
-use partition::{
-    Assignment, Backend, BlockRange, Materialized, Scope, Seed, Spec, Stateless, build, count_parallel,
-};
+use partition::{Assignment, Materialized, Stateless};
 use projection::cuda::{
     CudaError, Device, DeviceGrads, DeviceMap, DeviceWeights, Element, Format, Kernel, Limits, Mask, Modulus,
     Parameters, Shape,
 };
 use projection::{Dropout, FixedPoint, Map};
 use proptest::prelude::*;
+
+use cases::{
+    Case, Placed, any_case, check_apply, check_count, check_every_kernel, check_reduce, encode, values,
+};
 
 /// The kernels as a library of this process.
 fn library() -> &'static Library {
@@ -280,127 +285,8 @@ fn sixteen_bit_formats_round_half_to_even() {
 
 // --- Whole kernels ----------------------------------------------------------------------------------------------
 
-/// Numbers that look random, between −1 and 1.
-fn values(seed: u64, len: usize) -> Vec<f32> {
-    let mut words = vec![0; len];
-    Stateless::new(seed, 1 << 24).unwrap().ids_u64(0, &mut words).unwrap();
-    words.into_iter().map(|word| word as f32 / 8_388_608.0 - 1.0).collect()
-}
-
-/// Memory on the device that starts `shift` elements after an aligned address, with guards around it.
-struct Placed {
-    bytes: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl Placed {
-    fn new(content: &[u8], shift: usize) -> Self {
-        let mut bytes = vec![0xEE; content.len() + 128];
-        let aligned = bytes.as_ptr().align_offset(16) + 32;
-        let start = aligned + shift;
-        bytes[start..start + content.len()].copy_from_slice(content);
-        Self { bytes, start, len: content.len() }
-    }
-
-    fn address(&self) -> u64 {
-        self.bytes[self.start..].as_ptr() as u64
-    }
-
-    /// What is in it now; nothing beside it was touched.
-    fn content(&self) -> &[u8] {
-        let end = self.start + self.len;
-        assert!(self.bytes[..self.start].iter().chain(&self.bytes[end..]).all(|byte| *byte == 0xEE));
-        &self.bytes[self.start..end]
-    }
-}
-
-fn encode(element: Element, values: &[f32]) -> Vec<u8> {
-    let bytes = values.iter().map(|value| match element {
-        Element::F32 => value.to_le_bytes().to_vec(),
-        Element::Bf16 => bf16::from_f32(*value).to_le_bytes().to_vec(),
-        Element::F16 => f16::from_f32(*value).to_le_bytes().to_vec(),
-    });
-    bytes.flatten().collect()
-}
-
-fn decode(element: Element, bytes: &[u8]) -> Vec<f32> {
-    let word = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
-    match element {
-        Element::F32 => bytes.chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect(),
-        Element::Bf16 => bytes.chunks(2).map(|bytes| bf16::from_bits(word(bytes)).to_f32()).collect(),
-        Element::F16 => bytes.chunks(2).map(|bytes| f16::from_bits(word(bytes)).to_f32()).collect(),
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Case {
-    backend: Backend,
-    seed: u64,
-    d: u64,
-    /// Blocks of the block scope; 1 is the global one.
-    blocks: u64,
-    first_index: u64,
-    len: usize,
-    /// Elements after an aligned address, of the output or gradients and of the base.
-    shifts: [usize; 2],
-    p: f64,
-    element: Element,
-    base: bool,
-    lift: i32,
-    shared: u64,
-}
-
-impl Case {
-    fn total(&self) -> u64 {
-        (self.first_index + self.len as u64).max(self.blocks * self.d)
-    }
-
-    fn partition(&self) -> Box<dyn Assignment> {
-        let total = self.total();
-        let scope = if self.blocks == 1 {
-            Scope::Global
-        } else {
-            let numel = total / self.blocks;
-            let last = total - numel * (self.blocks - 1);
-            let numels = (0..self.blocks).map(|block| if block + 1 == self.blocks { last } else { numel });
-            Scope::Blocks(numels.map(|numel| BlockRange { name: String::new(), numel }).collect())
-        };
-        let spec = Spec { backend: self.backend, d: self.d, seed: Seed::from(self.seed), scope };
-        let values = (self.backend == Backend::SignedMagnitude).then(|| values(self.seed, total as usize));
-        build(&spec, total, values.as_deref()).unwrap()
-    }
-
-    fn dropout(&self) -> Option<Dropout> {
-        Dropout::new(self.p, self.seed, 3, 1).unwrap()
-    }
-
-    fn map(&self, partition: &dyn Assignment) -> DeviceMap {
-        let indices = self.first_index..self.first_index + self.len as u64;
-        DeviceMap::new(Host::new(small(self.shared)), partition, indices).unwrap()
-    }
-}
-
-fn any_case() -> impl Strategy<Value = Case> {
-    let backends =
-        vec![Backend::Stateless, Backend::Stateless, Backend::Materialized, Backend::SignedMagnitude];
-    let d = prop_oneof![1_u64..9, 1_u64..200, (0_u32..12).prop_map(|bits| 1 << bits)];
-    let first = prop_oneof![Just(0), 0_u64..5000, 0_u64..1 << 40];
-    let len = prop_oneof![0_usize..40, 0_usize..3000];
-    let element = prop::sample::select(Element::ALL.to_vec());
-    let p = prop_oneof![Just(0.0), 0.01_f64..0.9];
-    // Shared memory for no sums, for some, and for all.
-    let shared = prop_oneof![Just(0_u64), Just(2048), Just(1 << 16)];
-    let place = (first, len, any::<[u8; 2]>(), any::<bool>(), prop_oneof![Just(0), -20_i32..20], shared);
-    (prop::sample::select(backends), any::<u64>(), d, 1_u64..4, p, element, place).prop_map(
-        |(backend, seed, d, blocks, p, element, (first, len, shifts, base, lift, shared))| {
-            let first_index = if backend == Backend::Stateless { first } else { first % 5000 };
-            let shifts = shifts.map(|shift| usize::from(shift % 8));
-            let base = base && element == Element::F32;
-            let d = d.max(blocks);
-            Case { backend, seed, d, blocks, first_index, len, shifts, p, element, base, lift, shared }
-        },
-    )
+fn host(case: &Case) -> Arc<dyn Device> {
+    Host::new(small(case.shared))
 }
 
 proptest! {
@@ -408,131 +294,36 @@ proptest! {
 
     #[test]
     fn apply_is_that_of_the_cpu(case in any_case()) {
-        let partition = case.partition();
-        let theta = values(case.seed ^ 1, case.d as usize);
-        let base = values(case.seed ^ 2, case.len);
-        let mut expect = vec![0.0; case.len];
-        let cpu = Map::new(&*partition, case.dropout());
-        cpu.apply(&theta, case.first_index, case.base.then_some(&base[..]), &mut expect).unwrap();
-        let size = case.element.size() as usize;
-        let out = Placed::new(&vec![0xBB; case.len * size], case.shifts[0] * size);
-        let base = Placed::new(&encode(Element::F32, &base), case.shifts[1] * 4);
-        let mut map = case.map(&*partition);
-        map.upload_theta(&theta).unwrap();
-        let run = DeviceWeights {
-            first_index: case.first_index,
-            numel: case.len as u64,
-            base: case.base.then(|| base.address()),
-            out: out.address(),
-            element: case.element,
-        };
-        // SAFETY: memory of this process, with room for the run.
-        unsafe { map.apply(case.dropout(), &[run]).unwrap() };
-        prop_assert_eq!(out.content(), &encode(case.element, &expect)[..]);
+        check_apply(&host(&case), &case)?;
     }
 
     #[test]
     fn reduce_is_that_of_the_cpu(case in any_case(), size in -30_i32..6, bad in prop::option::of(any::<u16>())) {
-        let partition = case.partition();
-        let mut grads = values(case.seed ^ 3, case.len);
-        grads.iter_mut().for_each(|grad| *grad *= (size as f32).exp2());
-        if let Some(at) = bad && case.len > 0 {
-            grads[usize::from(at) % case.len] = [f32::NAN, f32::INFINITY, -3e4][usize::from(at % 3)];
-        }
-        let encoded = encode(case.element, &grads);
-        let lift = (case.lift as f32).exp2();
-        let grads: Vec<f32> = decode(case.element, &encoded).into_iter().map(|grad| grad / lift).collect();
-        let fixed = FixedPoint::new(case.len as u64, 4);
-        let (mut expect, mut sums) = (vec![0; case.d as usize], vec![7; case.d as usize]);
-        let cpu = Map::new(&*partition, case.dropout());
-        let overflow = cpu.reduce(case.first_index, &grads, &fixed, &mut expect).unwrap();
-        let twice: Vec<i64> = expect.iter().map(|sum| 2 * sum).collect();
-        let grad = Placed::new(&encoded, case.shifts[0] * case.element.size() as usize);
-        let run = DeviceGrads {
-            first_index: case.first_index,
-            numel: case.len as u64,
-            grad: grad.address(),
-            element: case.element,
-            lift,
-        };
-        let mut map = case.map(&*partition);
-        // SAFETY: memory of this process, as long as the run.
-        unsafe { map.reduce(case.dropout(), &[run], &fixed).unwrap() };
-        prop_assert_eq!(map.finish_step(&mut sums).unwrap(), overflow);
-        prop_assert_eq!(&sums, &expect);
-        // SAFETY: as above.
-        unsafe { map.reduce(case.dropout(), &[run, run], &fixed).unwrap() };
-        prop_assert_eq!(map.finish_step(&mut sums).unwrap(), overflow);
-        prop_assert_eq!(&sums, &twice);
-        // A step starts from zero.
-        prop_assert!(!map.finish_step(&mut sums).unwrap());
-        prop_assert!(sums.iter().all(|sum| *sum == 0));
-        grad.content();
+        check_reduce(&host(&case), &case, size, bad)?;
     }
 
     #[test]
     fn count_is_that_of_the_cpu(case in any_case()) {
-        let partition = case.partition();
-        let indices = case.first_index..case.first_index + case.len as u64;
-        let expect = count_parallel(&*partition, indices.clone(), 1).unwrap();
-        prop_assert_eq!(case.map(&*partition).count(indices).unwrap(), expect);
+        check_count(&host(&case), &case)?;
     }
 }
 
-/// Every instance is launched by name, for the partition that it is for; with many threads, blocks and rounds.
+/// Every instance is launched by name, with many threads, blocks and rounds.
 #[test]
 fn every_kernel_does_what_its_name_says() {
-    let limits = Limits {
-        multiprocessors: 3,
-        shared_per_block: 1 << 16,
-        shared_per_multiprocessor: 1 << 17,
-        threads: 40,
-    };
-    for (backend, shared) in [
-        (Backend::Stateless, 0),
-        (Backend::Stateless, 1 << 16),
-        (Backend::Materialized, 0),
-        (Backend::Materialized, 1 << 16),
-    ] {
-        for (p, element, base) in [0.0, 0.3].into_iter().flat_map(|p| {
-            Element::ALL.map(|element| (p, element, false)).into_iter().chain([(p, Element::F32, true)])
-        }) {
-            let (d, len) = (321, 20_011);
-            let spec = Spec { backend, d, seed: Seed::from(42), scope: Scope::Global };
-            let partition = build(&spec, len as u64 + 1, None).unwrap();
-            let dropout = Dropout::new(p, 1, 2, 3).unwrap();
-            let limits = Limits { shared_per_block: shared, ..limits };
-            let mut map = DeviceMap::new(Host::new(limits), &*partition, 1..len as u64 + 1).unwrap();
-            let (theta, grads) = (values(5, d as usize), values(6, len));
-            map.upload_theta(&theta).unwrap();
-            let cpu = Map::new(&*partition, dropout);
-            let mut expect = vec![0.0; len];
-            cpu.apply(&theta, 1, base.then_some(&grads[..]), &mut expect).unwrap();
-            let encoded = encode(element, &grads);
-            let placed = Placed::new(&encoded, 0);
-            let run = DeviceWeights {
-                first_index: 1,
-                numel: len as u64,
-                base: base.then(|| placed.address()),
-                out: placed.address(),
-                element,
-            };
-            let fixed = FixedPoint::new(1000, 1);
-            let mut expect_sums = vec![0; d as usize];
-            cpu.reduce(1, &decode(element, &encoded), &fixed, &mut expect_sums).unwrap();
-            let grad =
-                DeviceGrads { first_index: 1, numel: len as u64, grad: placed.address(), element, lift: 1.0 };
-            let mut sums = vec![0; d as usize];
-            // SAFETY: memory of this process, as long as the runs; `out` may be `base`.
-            unsafe {
-                map.reduce(dropout, &[grad], &fixed).unwrap();
-                map.apply(dropout, &[run]).unwrap();
-            }
-            assert!(!map.finish_step(&mut sums).unwrap());
-            assert_eq!(sums, expect_sums, "{backend:?}, {p}, {element:?}, {shared}");
-            assert_eq!(placed.content(), encode(element, &expect), "{backend:?}, {p}, {element:?}, {base}");
-        }
-    }
+    check_every_kernel(
+        &|shared| {
+            let shared_per_block = if shared { 1 << 16 } else { 0 };
+            Host::new(Limits {
+                multiprocessors: 3,
+                shared_per_block,
+                shared_per_multiprocessor: 1 << 17,
+                threads: 40,
+            })
+        },
+        321,
+        20_011,
+    );
     for kernel in Kernel::all() {
         // SAFETY: only its address is taken.
         assert!(unsafe { library().get::<*const c_void>(kernel.to_string().as_bytes()) }.is_ok(), "{kernel}");
@@ -549,8 +340,9 @@ fn sums_of_negative_and_large_terms_carry_in_shared_memory() {
     assert!(!Map::new(&partition, None).reduce(0, &grads, &fixed, &mut expect).unwrap());
     let limits =
         Limits { multiprocessors: 2, shared_per_block: 4096, shared_per_multiprocessor: 8192, threads: 64 };
-    let mut map = DeviceMap::new(Host::new(limits), &partition, 0..50_000).unwrap();
-    let placed = Placed::new(&encode(Element::F32, &grads), 4);
+    let device: Arc<dyn Device> = Host::new(limits);
+    let mut map = DeviceMap::new(Arc::clone(&device), &partition, 0..50_000).unwrap();
+    let placed = Placed::new(&device, &encode(Element::F32, &grads), 4);
     let run = DeviceGrads {
         first_index: 0,
         numel: 50_000,
