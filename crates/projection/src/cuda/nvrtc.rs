@@ -155,29 +155,34 @@ impl Nvrtc {
     /// # Errors
     /// [`CudaError::Compile`].
     pub fn compile(&self, key: &ImageKey) -> Result<Vec<u8>, CudaError> {
-        let is_real = key.architecture.starts_with("sm_");
-        let (size, content) = if is_real {
-            (self.call.cubin_size, self.call.cubin)
-        } else {
-            (self.call.ptx_size, self.call.ptx)
-        };
-        self.compiled(key, |program| fetch(program, size, content))
+        self.compiled(key, |program| self.image(key, program))
     }
 
-    /// The kernels as PTX text.
+    fn image(&self, key: &ImageKey, program: Program) -> Result<Vec<u8>, c_int> {
+        if key.architecture.starts_with("sm_") {
+            fetch(program, self.call.cubin_size, self.call.cubin)
+        } else {
+            fetch(program, self.call.ptx_size, self.call.ptx)
+        }
+    }
+
+    /// The kernels as [`Nvrtc::compile`] gives them, and as PTX text.
     ///
     /// # Errors
     /// [`CudaError::Compile`].
-    pub fn ptx(&self, key: &ImageKey) -> Result<String, CudaError> {
-        let bytes = self.compiled(key, |program| fetch(program, self.call.ptx_size, self.call.ptx))?;
-        Ok(String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned())
+    pub fn compile_with_text(&self, key: &ImageKey) -> Result<(Vec<u8>, String), CudaError> {
+        self.compiled(key, |program| {
+            let ptx = fetch(program, self.call.ptx_size, self.call.ptx)?;
+            let text = String::from_utf8_lossy(&ptx).trim_end_matches('\0').to_owned();
+            Ok((self.image(key, program)?, text))
+        })
     }
 
-    fn compiled(
+    fn compiled<T>(
         &self,
         key: &ImageKey,
-        take: impl FnOnce(Program) -> Result<Vec<u8>, c_int>,
-    ) -> Result<Vec<u8>, CudaError> {
+        take: impl FnOnce(Program) -> Result<T, c_int>,
+    ) -> Result<T, CudaError> {
         let failed = |log: String| CudaError::Compile {
             nvrtc: self.words(),
             architecture: key.architecture.clone(),
