@@ -1,6 +1,7 @@
 //! `gpart-dist`: the command line, where the parts are put together. `main` turns errors into exit codes, the
 //! commands do the work.
 
+mod bench;
 mod control;
 mod cores;
 mod devices;
@@ -76,6 +77,9 @@ enum Command {
     /// Look into a partition, an adapter, a checkpoint or a model
     #[command(subcommand)]
     Inspect(inspect::Inspect),
+    /// Measure this machine
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Check this machine, or under mpirun a cluster: versions, messages, GPUs, clocks, disk
     Doctor(doctor::DoctorArgs),
     /// Print a completion script: source it, or put it where your shell looks
@@ -132,6 +136,7 @@ fn run(cli: Cli) -> Exit {
         Command::Merge(args) => merge::merge(&args),
         Command::RandomModel(args) => random_model::random_model(&args),
         Command::Inspect(what) => inspect::inspect(what),
+        Command::Bench(what) => bench::bench(&what),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),

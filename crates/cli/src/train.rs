@@ -1,6 +1,6 @@
 //! `metamath`, `train`, and `config` of either.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use comm::Communicator;
 use config::{Resolved, Task, TrainArgs};
@@ -147,7 +147,12 @@ fn preset_folders() -> Vec<PathBuf> {
 
 /// Tokens are cached with the user's other caches.
 fn cache_dir() -> Option<PathBuf> {
+    Some(cache_folder()?.join("tokens"))
+}
+
+/// Our folder among the user's caches.
+pub fn cache_folder() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-    Some(base.join(Path::new("gpart-dist/tokens")))
+    Some(base.join("gpart-dist"))
 }

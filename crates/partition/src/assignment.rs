@@ -1,4 +1,4 @@
-use crate::{MAX_INDEX, PartitionError};
+use crate::{MAX_INDEX, PartitionError, Seed};
 
 /// Which group every global index belongs to; the seam between the backends and the loops that use them.
 ///
@@ -18,6 +18,30 @@ pub trait Assignment: Send + Sync {
     fn fill(&self, start: u64, out: &mut [u32]) -> Result<(), PartitionError> {
         self.cursor().fill(start, out)
     }
+
+    /// The runs of indices, ascending and without a gap from 0 on, that together say all there is to say, where every
+    /// group is [`crate::Stateless`]'s hash of its index: for a device that hashes by itself. `None` where groups are
+    /// anything else.
+    fn hashed(&self) -> Option<Vec<HashedRange>> {
+        None
+    }
+}
+
+/// A run of indices whose groups are those of a [`crate::Stateless`] partition of its own.
+///
+/// Index i belongs to group `first_group` + g(i − `first_index`), where g is the partition of `seed` into `d` groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashedRange {
+    /// Where the run begins.
+    pub first_index: u64,
+    /// Its length.
+    pub numel: u64,
+    /// What is added to the index within the run.
+    pub seed: Seed,
+    /// The number of the run's groups.
+    pub d: u64,
+    /// The number of the first of them.
+    pub first_group: u64,
 }
 
 /// Reads the ids of an [`Assignment`] at any index, and cheapest where the last read ended.

@@ -1,7 +1,7 @@
 //! A partition for every block of the model, side by side.
 
 use crate::assignment::check_within;
-use crate::{Assignment, Cursor, PartitionError};
+use crate::{Assignment, Cursor, HashedRange, PartitionError};
 
 /// Partitions of consecutive ranges of indices, each into groups of its own: the scope `transformer_block`.
 ///
@@ -54,6 +54,21 @@ impl Assignment for Blocks {
 
     fn cursor(&self) -> Box<dyn Cursor + '_> {
         Box::new(BlocksCursor { blocks: self, open: None })
+    }
+
+    fn hashed(&self) -> Option<Vec<HashedRange>> {
+        let mut ranges = Vec::new();
+        for part in &self.parts {
+            for range in part.assignment.hashed()? {
+                let first_index = part.first_index.saturating_add(range.first_index);
+                if first_index < part.end {
+                    let numel = range.numel.min(part.end - first_index);
+                    let first_group = part.first_group + range.first_group;
+                    ranges.push(HashedRange { first_index, numel, first_group, ..range });
+                }
+            }
+        }
+        Some(ranges)
     }
 }
 

@@ -22,7 +22,7 @@ mod signed_magnitude;
 mod spec;
 mod stateless;
 
-pub use assignment::{Assignment, Cursor};
+pub use assignment::{Assignment, Cursor, HashedRange};
 pub use blocks::Blocks;
 pub use count::{count, count_parallel};
 pub use error::PartitionError;

@@ -9,7 +9,7 @@ use crate::assignment::check_range;
 use crate::modulus::Modulus;
 #[cfg(target_arch = "x86_64")]
 use crate::modulus::Plan;
-use crate::{Assignment, Cursor, Isa, IsaKind, MAX_INDEX, PartitionError, Seed};
+use crate::{Assignment, Cursor, HashedRange, Isa, IsaKind, MAX_INDEX, PartitionError, Seed};
 
 // The constants of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 const GOLDEN_GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -69,8 +69,8 @@ impl Stateless {
         Ok(())
     }
 
-    /// The state before mixing.
-    fn state(&self, index: u64) -> u64 {
+    /// What is mixed for an index: seed + index + gamma modulo 2^64. The next index has the next state.
+    pub fn state(&self, index: u64) -> u64 {
         index.wrapping_add(self.seed.get()).wrapping_add(GOLDEN_GAMMA)
     }
 }
@@ -82,6 +82,11 @@ impl Assignment for Stateless {
 
     fn cursor(&self) -> Box<dyn Cursor + '_> {
         Box::new(*self)
+    }
+
+    fn hashed(&self) -> Option<Vec<HashedRange>> {
+        let Self { seed, d, .. } = *self;
+        Some(vec![HashedRange { first_index: 0, numel: MAX_INDEX, seed, d, first_group: 0 }])
     }
 }
 

@@ -9,6 +9,7 @@
 //! a bit. Neither loop makes an array as long as the weights beyond the one that it is asked for, and both give
 //! the same bits on every instruction set. Nothing here reads a clock, a file or the environment.
 
+pub mod cuda;
 mod dropout;
 mod error;
 mod executor;

@@ -19,7 +19,7 @@ use tasks::Tests;
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
-  setup                    find or install the compiler, MPI, libclang and libtorch
+  setup                    find or install the compiler, MPI, libclang, libtorch and NVRTC
   build [--release]        setup, then build the binary gpart-dist
   demo [-- ARGS]           setup, build, then run the main job on two ranks; ARGS go to `gpart-dist metamath`
   test [--full | --slow]   setup, then format, dependency rules, lints, build and every test;
@@ -54,7 +54,7 @@ fn run(args: &[String]) -> Outcome {
     }
     let root = shell::repository_root()?;
     match flags.as_slice() {
-        ["setup"] => setup::run(&root).map(drop),
+        ["setup"] => setup::run(&root).and_then(|_| setup::nvrtc(&root)),
         ["build"] => tasks::build(&root, false),
         ["build", "--release"] => tasks::build(&root, true),
         ["demo"] => tasks::demo(&root, extra),

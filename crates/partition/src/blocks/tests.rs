@@ -76,3 +76,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn hashed_ranges_say_what_the_ids_say() {
+    let part = |seed: u64, d, numel: u64| -> (Box<dyn Assignment>, u64) {
+        (Box::new(Stateless::new(seed, d).unwrap()), numel)
+    };
+    let inner = Blocks::new([part(5, 4, 30), part(6, 3, 20)]).unwrap();
+    let blocks = Blocks::new([part(1, 3, 100), part(9, 2, 0), (Box::new(inner), 45), part(7, 8, 9)]).unwrap();
+    let (mut next, ranges) = (0, blocks.hashed().unwrap());
+    assert_eq!(ranges.len(), 4);
+    for range in ranges {
+        assert_eq!(range.first_index, next);
+        next += range.numel;
+        let mut ids = vec![0; range.numel as usize];
+        blocks.fill(range.first_index, &mut ids).unwrap();
+        let alone = Stateless::new(range.seed, range.d).unwrap();
+        for (index, id) in (0..).zip(ids) {
+            assert_eq!(u64::from(id), range.first_group + alone.group(index));
+        }
+    }
+    assert_eq!(next, blocks.total());
+    // One block that is drawn otherwise is enough.
+    assert_eq!(self::blocks().hashed(), None);
+}

@@ -148,7 +148,7 @@ fn cached() -> Outcome<PathBuf> {
     Ok(folder.join("torch"))
 }
 
-fn cache_folder() -> Outcome<PathBuf> {
+pub(super) fn cache_folder() -> Outcome<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
     let base =
@@ -157,7 +157,7 @@ fn cache_folder() -> Outcome<PathBuf> {
 }
 
 /// Held until the file is dropped; the kernel lets go of it when a process dies.
-fn lock(path: &Path) -> Outcome<File> {
+pub(super) fn lock(path: &Path) -> Outcome<File> {
     let file = File::create(path).map_err(while_doing("create", path))?;
     match file.try_lock() {
         Ok(()) => return Ok(file),
@@ -168,63 +168,88 @@ fn lock(path: &Path) -> Outcome<File> {
     Ok(file)
 }
 
-/// Downloads and unpacks beside the final folder, then renames: what is there under its name is complete.
+/// Downloads and unpacks the wheels of libtorch.
 fn fetch(cache: &Path, folder: &Path) -> Outcome {
-    let started = Instant::now();
-    let python = python_with_pip()?;
-    // The lock is ours, so a folder of this name was left by an interrupted set-up.
-    let partial = cache.join(format!("torch-{VERSION}.partial"));
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(while_doing("remove", &partial))?;
-    }
-    let (wheels, unpacked) = (partial.join("wheels"), partial.join("unpacked"));
-    for dir in [&wheels, &unpacked] {
-        fs::create_dir_all(dir).map_err(while_doing("create", dir))?;
-    }
-    say("libtorch", format!("fetching {} with pip (545 MB; 1.2 GB unpacked) …", WHEELS.join(" ")));
-    run(&mut download(&python, &wheels)).map_err(|failure| {
-        Failure::with_hint(
-            failure.message,
-            format!(
-                "pip's own settings say where it looks; or bring libtorch {VERSION} and set LIBTORCH=DIR"
-            ),
-        )
-    })?;
-    say("libtorch", format!("unpacking into {} …", folder.display()));
-    let entries = fs::read_dir(&wheels).map_err(while_doing("read", &wheels))?;
-    for wheel in entries.flatten().map(|entry| entry.path()) {
-        run_quietly(Command::new(&python).args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked))?;
-        fs::remove_file(&wheel).map_err(while_doing("remove", &wheel))?;
-    }
-    inspect(&unpacked.join("torch"))
-        .map_err(|why| Failure::new(format!("the wheels from pip do not serve: {why}")))?;
-    fs::rename(&unpacked, folder).map_err(while_doing("create", folder))?;
-    fs::remove_dir_all(&partial).map_err(while_doing("remove", &partial))?;
-    say("libtorch", format!("{VERSION} in place after {:.0} s", started.elapsed().as_secs_f64()));
-    Ok(())
+    let wheels = Wheels {
+        part: "libtorch",
+        packages: &WHEELS,
+        size: "545 MB; 1.2 GB unpacked",
+        hint: format!(
+            "pip's own settings say where it looks; or bring libtorch {VERSION} and set LIBTORCH=DIR"
+        ),
+    };
+    wheels.fetch(cache, folder, |unpacked| inspect(&unpacked.join("torch")))
 }
 
-/// pip's download of the wheels. Which Python a wheel is for does not matter to libtorch, but torch has none for
-/// Pythons before 3.10, so there a later one is asked for.
-fn download(python: &str, wheels: &Path) -> Command {
-    let mut command = Command::new(python);
-    command
-        .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--dest"])
-        .arg(wheels);
-    let is_old = "import sys; sys.exit(sys.version_info >= (3, 10))";
-    if output_of(Command::new(python).args(["-c", is_old])).is_some() {
-        command.args(["--python-version", "3.12"]);
+/// Wheels from PyPI that are unpacked without their dependencies.
+pub(super) struct Wheels<'a> {
+    /// The name in the first column of what we print.
+    pub part: &'static str,
+    pub packages: &'a [&'static str],
+    pub size: &'static str,
+    /// What to do where pip fails.
+    pub hint: String,
+}
+
+impl Wheels<'_> {
+    /// Downloads and unpacks beside the final folder, then renames: what is there under its name is complete. The
+    /// caller holds the cache's lock.
+    pub(super) fn fetch(
+        &self,
+        cache: &Path,
+        folder: &Path,
+        inspect: impl FnOnce(&Path) -> Result<(), String>,
+    ) -> Outcome {
+        let started = Instant::now();
+        let python = python_with_pip()?;
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        // The lock is ours, so a folder of this name was left by an interrupted set-up.
+        let partial = cache.join(format!("{name}.partial"));
+        if partial.exists() {
+            fs::remove_dir_all(&partial).map_err(while_doing("remove", &partial))?;
+        }
+        let (wheels, unpacked) = (partial.join("wheels"), partial.join("unpacked"));
+        for dir in [&wheels, &unpacked] {
+            fs::create_dir_all(dir).map_err(while_doing("create", dir))?;
+        }
+        say(self.part, format!("fetching {} with pip ({}) …", self.packages.join(" "), self.size));
+        run(&mut self.download(&python, &wheels))
+            .map_err(|failure| Failure::with_hint(failure.message, self.hint.clone()))?;
+        say(self.part, format!("unpacking into {} …", folder.display()));
+        let entries = fs::read_dir(&wheels).map_err(while_doing("read", &wheels))?;
+        for wheel in entries.flatten().map(|entry| entry.path()) {
+            run_quietly(Command::new(&python).args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked))?;
+            fs::remove_file(&wheel).map_err(while_doing("remove", &wheel))?;
+        }
+        inspect(&unpacked).map_err(|why| Failure::new(format!("the wheels from pip do not serve: {why}")))?;
+        fs::rename(&unpacked, folder).map_err(while_doing("create", folder))?;
+        fs::remove_dir_all(&partial).map_err(while_doing("remove", &partial))?;
+        say(self.part, format!("in place after {:.0} s", started.elapsed().as_secs_f64()));
+        Ok(())
     }
-    // A progress bar needs a terminal; elsewhere pip says nothing unless something is wrong.
-    if !std::io::stdout().is_terminal() {
-        command.arg("--quiet");
+
+    /// pip's download of the wheels. Which Python a wheel is for does not matter to libtorch, but torch has none for
+    /// Pythons before 3.10, so there a later one is asked for.
+    fn download(&self, python: &str, wheels: &Path) -> Command {
+        let mut command = Command::new(python);
+        command
+            .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--dest"])
+            .arg(wheels);
+        let is_old = "import sys; sys.exit(sys.version_info >= (3, 10))";
+        if output_of(Command::new(python).args(["-c", is_old])).is_some() {
+            command.args(["--python-version", "3.12"]);
+        }
+        // A progress bar needs a terminal; elsewhere pip says nothing unless something is wrong.
+        if !std::io::stdout().is_terminal() {
+            command.arg("--quiet");
+        }
+        command.args(self.packages);
+        command
     }
-    command.args(WHEELS);
-    command
 }
 
 /// A Python whose pip works, installed by apt if there is none.
-fn python_with_pip() -> Outcome<String> {
+pub(super) fn python_with_pip() -> Outcome<String> {
     let has_pip = |python: &&str| output_of(Command::new(python).args(["-m", "pip", "--version"])).is_some();
     // Debian's Python comes second: a user's own may lack pip while Debian's has it.
     let candidates = ["python3", "/usr/bin/python3"];
@@ -237,18 +262,22 @@ fn python_with_pip() -> Outcome<String> {
     found.map(|python| (*python).to_owned()).ok_or_else(|| apt::still_missing(&[PIP]))
 }
 
-/// Points `.deps/libtorch` at a libtorch, in one step for anyone who is building.
 fn point(link: &Path, folder: &Path) -> Outcome {
+    place_link("libtorch", link, folder)
+}
+
+/// Points a link of `.deps` at a folder, in one step for anyone who is building.
+pub(super) fn place_link(part: &'static str, link: &Path, folder: &Path) -> Outcome {
     let parent = link.parent().unwrap_or(link);
     fs::create_dir_all(parent).map_err(while_doing("create", parent))?;
     if link.is_dir() && !link.is_symlink() {
-        let message = format!("{} is a folder, and no libtorch {VERSION}", link.display());
+        let message = format!("{} is a folder, and does not serve as {part}", link.display());
         return Err(Failure::with_hint(message, "move it away; set-up puts a link there"));
     }
-    let fresh = parent.join(format!("libtorch.{}", std::process::id()));
+    let fresh = parent.join(format!("{part}.{}", std::process::id()));
     symlink(folder, &fresh).map_err(while_doing("create", &fresh))?;
     fs::rename(&fresh, link).map_err(while_doing("replace", link))?;
-    say("libtorch", format!("linked .deps/libtorch → {}", folder.display()));
+    say(part, format!("linked .deps/{part} → {}", folder.display()));
     Ok(())
 }
 

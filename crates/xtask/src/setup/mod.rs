@@ -5,6 +5,7 @@
 
 mod apt;
 mod libtorch;
+mod nvrtc;
 mod system;
 
 use std::path::Path;
@@ -41,6 +42,11 @@ pub fn run(root: &Path) -> Outcome<Machine> {
     libtorch::ensure(root)?;
     say("setup", format!("done in {:.1} s", started.elapsed().as_secs_f64()));
     Ok(found.machine)
+}
+
+/// Finds or fetches NVRTC, with which the CUDA kernels are tested.
+pub fn nvrtc(root: &Path) -> Outcome {
+    nvrtc::ensure(root)
 }
 
 /// The parts missing here, and the machine as far as it is known.
