@@ -194,7 +194,8 @@ impl Ending for Failed {
     fn is_elsewhere(&self) -> bool {
         matches!(
             self,
-            Self::Run(TrainError::Elsewhere { .. }) | Self::Eval(EvalError::Run(TrainError::Elsewhere { .. }))
+            Self::Run(TrainError::Elsewhere { .. })
+                | Self::Eval(EvalError::Run(TrainError::Elsewhere { .. }))
         )
     }
 

@@ -112,8 +112,7 @@ pub fn end_all_ranks(exit: crate::exit::Exit) -> ! {
     unsafe { libc::_exit(exit as i32) }
 }
 
-const OUT_OF_MEMORY: &str =
-    "hint: --gradient-checkpointing, a smaller --micro-batch-size or --max-seq-length, --dp-shard or --pp over more GPUs need \
+const OUT_OF_MEMORY: &str = "hint: --gradient-checkpointing, a smaller --micro-batch-size or --max-seq-length, --dp-shard or --pp over more GPUs need \
      less; `gpart-dist plan` shows what a rank needs, part by part. The same command goes on from the last checkpoint\n";
 
 /// The line of a panic that says how much was asked for.
@@ -129,7 +128,11 @@ pub fn end_all_ranks_on_panic() {
         let said = info.to_string();
         // libtorch says it by a panic of its bindings.
         let text = match said.contains("CUDA out of memory") || said.contains("CUDA error: out of memory") {
-            true => format!("error: the memory of {} is full{rank}: {}\n{OUT_OF_MEMORY}", device(), first_line(&said)),
+            true => format!(
+                "error: the memory of {} is full{rank}: {}\n{OUT_OF_MEMORY}",
+                device(),
+                first_line(&said)
+            ),
             false => format!(
                 "error: internal error{rank}: {said}\nhint: this is a bug; please report it with the command line\n"
             ),

@@ -6,9 +6,9 @@ use comm::Communicator;
 use config::{Resolved, Task, TrainArgs};
 use trainer::{Ending, Surroundings, TrainError};
 
+use crate::devices::Wanted;
 use crate::exit::Exit;
 use crate::logging::LogFile;
-use crate::devices::Wanted;
 use crate::ranks::{find_on_every_host, with_ranks};
 use crate::steering::Steering;
 use crate::ui::Ui;

@@ -100,9 +100,7 @@ pub fn data_plane(wish: Wish, control: &dyn Communicator, alarm: Alarm) -> Resul
         false => None,
     };
     match verdict {
-        Verdict::Control(why) => {
-            Ok(DataPlane { comm: control.split("world", 0), is_nccl: false, why, gpu })
-        }
+        Verdict::Control(why) => Ok(DataPlane { comm: control.split("world", 0), is_nccl: false, why, gpu }),
         Verdict::Nccl(devices, why) => {
             let comm = nccl(control, devices[control.rank()], alarm)?;
             Ok(DataPlane { comm, is_nccl: true, why, gpu })

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::{Device, TrainConfig};
 use crate::keys::{Role, keys};
 use crate::render::shown;
+use crate::{Device, TrainConfig};
 
 /// A setting of the run's identity that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -114,8 +114,15 @@ pub fn evaluate(settings: &Settings, surroundings: &Surroundings<'_>) -> Result<
     work.check_memory(settings, surroundings)?;
     tell(surroundings, Event::Stage("loading the model"));
     let progress = |done, total| tell(surroundings, Event::Loading { done, total });
-    let loaded =
-        agree(comm, LoadedModel::load(&work.inputs, (kind(&settings.dtype), surroundings.device), settings.threads, &progress))?;
+    let loaded = agree(
+        comm,
+        LoadedModel::load(
+            &work.inputs,
+            (kind(&settings.dtype), surroundings.device),
+            settings.threads,
+            &progress,
+        ),
+    )?;
     let mut journal = agree(comm, Journal::open(surroundings.output, comm.rank()))?;
     let started = Instant::now();
     let mut run = Run::new(&work, settings, &finished, comm);

@@ -13,7 +13,9 @@ pub enum CudaError {
     #[error("there is no libtorch_cuda.so beside {}", beside.display())]
     #[diagnostic(
         code(input::no_libtorch_cuda),
-        help("this libtorch is a CPU build: point LD_LIBRARY_PATH to the torch/lib of a `pip install torch==2.11.0`, or take --device cpu")
+        help(
+            "this libtorch is a CPU build: point LD_LIBRARY_PATH to the torch/lib of a `pip install torch==2.11.0`, or take --device cpu"
+        )
     )]
     NoLibrary {
         /// The libtorch_cpu.so that is loaded.
@@ -23,7 +25,9 @@ pub enum CudaError {
     #[error("{} cannot be loaded: {reason}", path.display())]
     #[diagnostic(
         code(input::libtorch_cuda),
-        help("it needs the CUDA 13 libraries that `pip install torch==2.11.0` brings along (nvidia-cublas, nvidia-cudnn-cu13, …) and a driver for CUDA 13 (580 or newer); `gpart-dist doctor` shows what is there")
+        help(
+            "it needs the CUDA 13 libraries that `pip install torch==2.11.0` brings along (nvidia-cublas, nvidia-cudnn-cu13, …) and a driver for CUDA 13 (580 or newer); `gpart-dist doctor` shows what is there"
+        )
     )]
     NotLoaded {
         /// The library.
@@ -35,7 +39,9 @@ pub enum CudaError {
     #[error("libtorch sees no CUDA device")]
     #[diagnostic(
         code(input::no_cuda_device),
-        help("`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES may hide them; the driver must know CUDA 13 (580 or newer)")
+        help(
+            "`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES may hide them; the driver must know CUDA 13 (580 or newer)"
+        )
     )]
     NoDevice,
 }

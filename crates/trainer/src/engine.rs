@@ -241,7 +241,8 @@ impl<'a> Engine<'a> {
     /// Collective. All-reduces the integer sums of θ's gradient and turns them into f32.
     fn reduce_gradient(&mut self) -> Result<(), TrainError> {
         let d = self.theta().len();
-        let overflow = self.reducer.finish_step(self.parts.executor, &mut self.sums[..d])?;
+        let here = self.reducer.finish_step(self.parts.executor, &mut self.sums[..d])?;
+        let overflow = self.parts.pipeline.pass.overlay.take_sums(&mut self.sums[..d])? || here;
         self.sums[d] = i64::from(overflow);
         self.parts.data.all_reduce_sum(&mut self.sums);
         if self.sums[d] != 0 {

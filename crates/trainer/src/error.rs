@@ -285,6 +285,10 @@ pub enum TrainError {
         /// The odd ranks.
         ranks: String,
     },
+    /// The kernels on a GPU.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Kernels(#[from] projection::cuda::CudaError),
     /// A GPU that is asked for cannot be had.
     #[error(transparent)]
     #[diagnostic(transparent)]

@@ -12,6 +12,7 @@ mod event;
 mod fingerprint;
 mod inputs;
 mod kernel_images;
+mod kernels;
 mod learning_rate;
 mod method;
 mod model_card;

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use adapter::AdaptedSpace;
 use model::{BlockWeights, LinearKind};
+use projection::cuda::{DeviceGrads, DeviceMap, DeviceWeights, Element};
 use projection::{Dropout, Executor, GradSlice, Map, Reducer, WeightSlice};
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -82,6 +83,8 @@ pub struct Overlay<'a> {
     kind: Kind,
     /// Where weights and buffers are.
     device: Device,
+    /// What makes ΔW and sums gradients there; without it they are made here and sent.
+    kernels: Option<Kernels>,
     /// The first block of the stage.
     first_block: usize,
     by_block: Vec<Vec<AdaptedTensor>>,
@@ -89,6 +92,13 @@ pub struct Overlay<'a> {
     slots: Vec<Slot>,
     /// In half precision, and for another device: ΔW of one tensor in f32, before it is rounded or sent there.
     wide: Option<Tensor>,
+}
+
+/// The map on the device.
+struct Kernels {
+    map: DeviceMap,
+    /// Which θ is there, by its stamp.
+    stamp: Option<u64>,
 }
 
 /// θ as the map reads it: s·θ, with a stamp that changes whenever θ does.
@@ -144,7 +154,23 @@ impl<'a> Overlay<'a> {
         // Blocks of one model have the same shapes, but not always the same adapted modules.
         let shared = shared && by_block.iter().all(|tensors| places(tensors) == places(&by_block[0]));
         let slots = (0..if shared { 1 } else { by_block.len() }).map(|_| Slot::default()).collect();
-        Self { partition, executor, kind, device, first_block: blocks.start, by_block, slots, wide: None }
+        let first_block = blocks.start;
+        Self { partition, executor, kind, device, kernels: None, first_block, by_block, slots, wide: None }
+    }
+
+    /// Makes ΔW and sums gradients by the kernels of `map` from now on, which is on the device of the weights.
+    pub fn compute_with(&mut self, map: DeviceMap) {
+        self.kernels = Some(Kernels { map, stamp: None });
+    }
+
+    /// Adds the sums of the step that kernels have made to `sums` (length d), and starts the next step from zero. Returns
+    /// whether a term was out of range or not finite.
+    pub fn take_sums(&mut self, sums: &mut [i64]) -> Result<bool, TrainError> {
+        let Some(Kernels { map, .. }) = &mut self.kernels else { return Ok(false) };
+        let mut own = vec![0; sums.len()];
+        let overflow = map.finish_step(&mut own)?;
+        sums.iter_mut().zip(&own).for_each(|(sum, own)| *sum = sum.wrapping_add(*own));
+        Ok(overflow)
     }
 
     /// Lays ΔW of `theta` over a block's frozen weights. The buffers behind the leaves are overwritten by the next
@@ -198,13 +224,32 @@ impl<'a> Overlay<'a> {
     /// Adds the gradients of the block's leaves (in their order), each `lift` (a power of two) times too large, to
     /// `reducer`.
     pub fn reduce(
-        &self,
+        &mut self,
         block: usize,
         grads: Vec<Tensor>,
         lift: f64,
         dropout: Option<Dropout>,
         reducer: &mut Reducer,
     ) -> Result<(), TrainError> {
+        let fixed = *reducer.fixed_point();
+        if let Some(Kernels { map, .. }) = &mut self.kernels {
+            for (tensor, grad) in self.by_block[block - self.first_block].iter().zip(grads) {
+                let grad = grad.contiguous();
+                let dropout = if tensor.part == Part::Weight { dropout } else { None };
+                let run = DeviceGrads {
+                    first_index: tensor.first_index,
+                    numel: tensor.numel as u64,
+                    grad: address(&grad, tensor.numel),
+                    element: element(grad.kind()),
+                    lift: lift as f32,
+                };
+                // SAFETY: the address is that of a contiguous tensor of `numel` numbers on the device (`address`). It is
+                // let go of before the kernel is done, but whatever gets its memory writes there on the same stream,
+                // after the kernel.
+                unsafe { map.reduce(dropout, &[run], &fixed)? };
+            }
+            return Ok(());
+        }
         // One tensor after the other, so that one alone is ever there in f32 besides.
         for (tensor, grad) in self.by_block[block - self.first_block].iter().zip(grads) {
             let wide = grad.to_kind(Kind::Float).contiguous();
@@ -241,7 +286,9 @@ impl<'a> Overlay<'a> {
             }));
         }
         *content = None;
-        if self.device != Device::Cpu {
+        if self.kernels.is_some() {
+            self.fill_by_kernels(block, slot, frozen, theta, dropout)?;
+        } else if self.device != Device::Cpu {
             self.fill_elsewhere(block, slot, frozen, theta, dropout)?;
         } else if self.kind == Kind::Float {
             self.fill(block, slot, frozen, theta, dropout)?;
@@ -277,6 +324,40 @@ impl<'a> Overlay<'a> {
                 let map = Map::new(self.partition, dropout);
                 map.apply_parallel(self.executor, theta.values, &mut slices)?;
             }
+        }
+        Ok(())
+    }
+
+    /// W + ΔW in f32, or ΔW rounded to half precision, by kernels where the weights are.
+    fn fill_by_kernels(
+        &mut self,
+        block: usize,
+        slot: usize,
+        frozen: &BlockWeights,
+        theta: ScaledTheta<'_>,
+        dropout: Option<Dropout>,
+    ) -> Result<(), TrainError> {
+        let Some(Kernels { map, stamp }) = &mut self.kernels else { return Ok(()) };
+        if *stamp != Some(theta.stamp) {
+            *stamp = None;
+            map.upload_theta(theta.values)?;
+            *stamp = Some(theta.stamp);
+        }
+        let tensors = &self.by_block[block - self.first_block];
+        for (part, dropout) in [(Part::Weight, dropout), (Part::Bias, None)] {
+            let own = tensors.iter().zip(&self.slots[slot].buffers).filter(|(tensor, _)| tensor.part == part);
+            let runs: Vec<DeviceWeights> = own
+                .map(|(tensor, buffer)| DeviceWeights {
+                    first_index: tensor.first_index,
+                    numel: tensor.numel as u64,
+                    base: (self.kind == Kind::Float).then(|| address(tensor.base(frozen), tensor.numel)),
+                    out: address(&buffer.values, tensor.numel),
+                    element: element(self.kind),
+                })
+                .collect();
+            // SAFETY: the addresses are those of contiguous tensors of `numel` numbers on the device (`address`), which
+            // live until the next call for this slot; kernels and libtorch's own go through one stream, in order.
+            unsafe { map.apply(dropout, &runs)? };
         }
         Ok(())
     }
@@ -333,6 +414,21 @@ impl<'a> Overlay<'a> {
     }
 }
 
+/// The address of a contiguous tensor of so many numbers.
+fn address(tensor: &Tensor, numel: usize) -> u64 {
+    assert!(tensor.is_contiguous() && tensor.numel() == numel, "weights and gradients are contiguous");
+    tensor.data_ptr() as u64
+}
+
+/// A compute dtype as kernels know it.
+fn element(kind: Kind) -> Element {
+    match kind {
+        Kind::BFloat16 => Element::Bf16,
+        Kind::Half => Element::F16,
+        _ => Element::F32,
+    }
+}
+
 /// Room for the longest of these in f32.
 fn wide_buffer(by_block: &[Vec<AdaptedTensor>]) -> Tensor {
     let widest = by_block.iter().flatten().map(|tensor| tensor.numel).max().unwrap_or(0);
@@ -382,3 +478,6 @@ fn check_layout(tensor: &Tensor, numel: usize) {
         "an adapted weight is a contiguous f32 CPU tensor of {numel} elements"
     );
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,7 +91,10 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Endi
     agree(comm, start::check_output_dir_file(config))?;
     let (mut inputs, origin) = Inputs::load(config, surroundings, observe)?;
     let identity = Identity { config: config.clone(), fingerprints: inputs.fingerprints.clone() };
-    let place = agree(comm, start::Place::new(mesh, config, &inputs, comm, surroundings.data, control, surroundings.device))?;
+    let place = agree(
+        comm,
+        start::Place::new(mesh, config, &inputs, comm, surroundings.data, control, surroundings.device),
+    )?;
     let cheapest = planning::check_memory(config, &inputs, mesh.degrees(), surroundings)?;
     let partition = inputs.partition(&origin.spec, comm, observe)?;
     start::warn_of_long_rows(&inputs, observe);
@@ -105,6 +108,8 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Endi
     let model = Decoder::new(inputs.model_config.clone(), kind, surroundings.device);
     let weights = place.load_weights(&inputs, config, observe)?;
     let counts = place.count_groups(partition.as_ref(), &inputs.space)?;
+    let images = surroundings.cache_dir.as_ref().map(|tokens| tokens.with_file_name("kernels"));
+    let kernels = place.kernels(partition.as_ref(), &inputs.space, images.as_deref())?;
     let executor = executor(config.threads);
     let built = start::Built {
         model: &model,
@@ -114,7 +119,7 @@ pub fn run(config: &TrainConfig, surroundings: &Surroundings<'_>) -> Result<Endi
         counts: &counts,
     };
     let stages = place.stages.clone();
-    let parts = start::parts(config, place, &inputs, built, weights, origin.theta);
+    let parts = start::parts(config, place, &inputs, built, weights, origin.theta, kernels);
     let mut engine = agree(comm, Engine::new(parts))?;
     if let Some(state) = state {
         engine.restore(state);

@@ -9,6 +9,7 @@ use config::TrainConfig;
 use mesh::{Degrees, Mesh, Wanted};
 use model::{Decoder, WeightReader};
 use partition::{Assignment, Scope};
+use projection::cuda::DeviceMap;
 use projection::{Executor, FixedPoint};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
@@ -182,6 +183,17 @@ impl<'a> Place<'a> {
         agree(self.comm, loaded)
     }
 
+    /// Collective. The map of this stage's weights on this rank's GPU, if it has one.
+    pub(crate) fn kernels(
+        &self,
+        partition: &dyn Assignment,
+        space: &AdaptedSpace,
+        cache: Option<&Path>,
+    ) -> Result<Option<DeviceMap>, TrainError> {
+        let indices = stage_indices(space, &self.stage);
+        agree(self.comm, crate::kernels::device_map(self.device, partition, indices, cache))
+    }
+
     /// Collective: every rank counts its slice of the weight space, a share of its stage's; the sum is everybody's.
     pub(crate) fn count_groups(
         &self,
@@ -239,7 +251,7 @@ pub(crate) struct Built<'a> {
     pub counts: &'a [u64],
 }
 
-/// The engine's parts; `theta` is where it starts.
+/// The engine's parts; `theta` is where it starts, `kernels` the map on its GPU.
 pub(crate) fn parts<'a>(
     config: &'a TrainConfig,
     place: Place<'a>,
@@ -247,12 +259,17 @@ pub(crate) fn parts<'a>(
     built: Built<'a>,
     weights: Box<dyn FrozenWeights>,
     theta: Vec<f32>,
+    kernels: Option<DeviceMap>,
 ) -> Parts<'a> {
     let Built { model, partition, scope, executor, counts } = built;
     let Place { mesh, control, stage, rank_traffic, comm, data, device, .. } = place;
     let recompute = recomputes(config, &mesh, device);
     let blocks = stage.blocks.clone();
-    let overlay = Overlay::new(&inputs.space, blocks, partition, executor, (model.kind(), device), recompute);
+    let mut overlay =
+        Overlay::new(&inputs.space, blocks, partition, executor, (model.kind(), device), recompute);
+    if let Some(map) = kernels {
+        overlay.compute_with(map);
+    }
     let pass = Pass { model, stage, overlay, recompute, cross_entropy_chunk: config.cross_entropy_chunk };
     let stages = data.split("pp", mesh.pipeline_of(comm.rank()));
     let largest = counts.iter().copied().max().unwrap_or(1);
