@@ -10,6 +10,7 @@
 
 #[cfg(feature = "cuda")]
 mod bench;
+mod device;
 #[cfg(feature = "cuda")]
 mod driver;
 mod error;
@@ -22,13 +23,14 @@ mod nvrtc;
 
 #[cfg(feature = "cuda")]
 pub use bench::{Timing, bench};
+pub use device::{Buffer, Device, Limits};
 #[cfg(feature = "cuda")]
 pub use driver::CudaKernels;
 pub use error::CudaError;
 pub use image::{ImageCache, ImageKey, NoCache};
 pub use launch::{
-    ApplyParameters, Buffer, Device, Element, Format, Groups, Kernel, Limits, Mask, Modulus, PLAIN_THREADS,
-    Parameters, ReduceParameters, SHARED_THREADS, Shape, Source, Sums,
+    ApplyParameters, Element, Format, Groups, Kernel, Mask, Modulus, PLAIN_THREADS, Parameters,
+    ReduceParameters, SHARED_THREADS, Shape, Source, Sums,
 };
 pub use map::{DeviceGrads, DeviceMap, DeviceWeights};
 #[cfg(feature = "cuda")]

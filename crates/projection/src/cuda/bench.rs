@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use partition::Assignment;
 
-use super::launch::Buffer;
+use super::device::Buffer;
 use super::{CudaError, CudaKernels, Device, DeviceGrads, DeviceMap, DeviceWeights, Element};
 use crate::{Dropout, FixedPoint};
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use cudarc::driver::{DriverError, result, sys};
 
+use super::device::{Device, Limits};
 use super::image::ImageKey;
-use super::launch::{Device, Kernel, Limits, Parameters, Shape};
+use super::launch::{Kernel, Parameters, Shape};
 use super::{CudaError, ImageCache, Nvrtc};
 
 /// The kernels on one GPU.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use partition::{Assignment, HashedRange, PartitionError, Stateless};
 
 use super::CudaError;
-use super::launch::{Buffer, Device, Groups};
+use super::device::{Buffer, Device};
+use super::launch::Groups;
 
 /// Ids that are uploaded at a time.
 const UPLOAD: usize = 1 << 20;

@@ -1,6 +1,7 @@
 /// The kernels' source and the header that it includes.
 pub(super) const SOURCE: &str = include_str!("kernels.cu");
 pub(super) const HEADER: &str = include_str!("arithmetic.cuh");
+#[cfg(feature = "cuda")]
 pub(super) const HEADER_NAME: &str = "arithmetic.cuh";
 
 /// What a compiled image depends on.

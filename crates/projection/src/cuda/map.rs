@@ -4,10 +4,9 @@ use std::sync::Arc;
 use partition::Assignment;
 
 use super::CudaError;
+use super::device::{Buffer, Device};
 use super::groups::{DevicePartition, Piece};
-use super::launch::{
-    ApplyParameters, Buffer, Device, Element, Format, Kernel, Mask, Parameters, ReduceParameters, Shape,
-};
+use super::launch::{ApplyParameters, Element, Format, Kernel, Mask, Parameters, ReduceParameters, Shape};
 use crate::{Dropout, FixedPoint, ProjectionError};
 
 /// A run of weights on the device to be written: out = base + ΔW in f32, or ΔW alone in any format.
