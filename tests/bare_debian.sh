@@ -31,6 +31,7 @@ mount --make-rprivate /
 mkdir -p "$root/opt/torch" "$root/dev/shm"
 mount --bind -o ro "$libtorch" "$root/opt/torch"
 mount -t proc proc "$root/proc"
+mount -t sysfs -o ro sysfs "$root/sys"
 mount -t tmpfs tmpfs "$root/dev"
 for device in null zero full random urandom tty; do
     touch "$root/dev/$device"

@@ -20,17 +20,17 @@ fn text(machine: &Machine) -> String {
     let mut lines = vec![
         "NO GPU. NOTHING WAS CHECKED ON A GPU, AND NOTHING IS PROVED BY THIS RUN.".to_owned(),
         String::new(),
-        format!("LOOKED FOR A DRIVER:     {}", machine.driver().unwrap_or_else(|| "NONE FOUND".to_owned())),
-        "LOOKED FOR GPUS:         NONE FOUND".to_owned(),
+        format!("LOOKED FOR A DRIVER:      {}", machine.driver().unwrap_or_else(|| "NONE FOUND".to_owned())),
+        "LOOKED FOR GPUS:          NONE FOUND".to_owned(),
         format!("LOOKED FOR LIBTORCH_CUDA: {}", path(&machine.libtorch_cuda, &format!("NOT IN {folder}"))),
         format!(
-            "LOOKED FOR NVRTC:        {}",
+            "LOOKED FOR NVRTC:         {}",
             path(
                 &machine.nvrtc,
                 "NOT FOUND BESIDE LIBTORCH, IN LD_LIBRARY_PATH, IN /usr/local/cuda OR IN THE SYSTEM"
             )
         ),
-        format!("LOOKED FOR NCCL:         {}", machine.nccl().unwrap_or_else(|| "NONE FOUND".to_owned())),
+        format!("LOOKED FOR NCCL:          {}", machine.nccl().unwrap_or_else(|| "NONE FOUND".to_owned())),
     ];
     if machine.doctor.is_null() {
         lines.push("DOCTOR ITSELF FAILED: ITS WORDS ARE IN THE REPORT".to_owned());

@@ -8,10 +8,11 @@ use super::golden::{OfficialStep, demo};
 use super::runs::Step;
 use super::{Context, Found, Numbers};
 
-/// Most that a step's loss may differ from the official run's, nats a token, and on the mean of all steps. bfloat16 keeps 8
-/// bits of a number, so logits near 10 are rounded by 0.02 to 0.03; a mean over hundreds of tokens is far closer.
-const LARGEST: f64 = 0.1;
-const MEAN: f64 = 0.02;
+/// Most that a step's loss may differ from the float32 runs', nats a token, and on the mean of all steps. bfloat16 keeps 8
+/// bits of a number: on CPU the differences are 1e-3 and 4e-4. Another kernel rounds otherwise; one that is wrong is off by
+/// far more.
+const LARGEST: f64 = 0.02;
+const MEAN: f64 = 0.005;
 
 /// Trains as the official run was trained, in both formats.
 pub fn check(context: &Context, numbers: &mut Numbers) -> Found {

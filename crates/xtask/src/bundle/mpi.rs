@@ -53,9 +53,8 @@ impl OpenMpi {
             ask(prefix, &["--parsable", "--path", "all"])?,
             ask(Some(Path::new(MARKER)), &["--parsable", "--path", "all"])?,
         );
-        let version = ask(prefix, &["--parsable", "--version", "ompi:full"])?;
-        let version =
-            version.lines().find_map(|line| line.strip_prefix("ompi:version:full:")).unwrap_or("unknown");
+        let version = ask(prefix, &["--version"])?;
+        let version = version.lines().find_map(|line| line.strip_prefix("Open MPI v")).unwrap_or("unknown");
         let folder = |printed: &str, name: &str| {
             let start = format!("path:{name}:");
             printed.lines().find_map(|line| line.strip_prefix(&start)).map(PathBuf::from)

@@ -7,7 +7,7 @@ use std::process::Command;
 use super::Staged;
 use crate::shell::{Failure, Outcome, output_of, run_quietly, say, while_doing};
 
-/// Most bytes of a bundle.
+/// Most bytes of a bundle, packed.
 const MOST: u64 = 60_000_000;
 
 /// A folder in which a bundle is made, and the place for it.
@@ -54,27 +54,19 @@ impl Target {
         let folder = self.staging();
         let files = sizes(&folder)?;
         let unpacked = files.iter().map(|(_, size)| size).sum();
-        let made = match self.is_archive() {
-            true => {
-                let archive = self.partial.join("archive.tar.gz");
-                pack(&self.partial, &self.name, &archive, time)?;
-                archive
-            }
-            false => folder,
-        };
-        let size = match self.is_archive() {
-            true => made.metadata().map_err(while_doing("look at", &made))?.len(),
-            false => unpacked,
-        };
-        check_size(size, &files)?;
+        // What travels counts, also where a folder was asked for.
+        let archive = self.partial.join("archive.tar.gz");
+        pack(&self.partial, &self.name, &archive, time)?;
+        let packed = archive.metadata().map_err(while_doing("look at", &archive))?.len();
+        check_size(packed, &files)?;
+        let made = if self.is_archive() { archive } else { folder };
         if self.output.is_dir() {
             fs::remove_dir_all(&self.output).map_err(while_doing("replace", &self.output))?;
         }
         fs::rename(&made, &self.output).map_err(while_doing("create", &self.output))?;
         let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
-        let archive = if self.is_archive() { format!("{} packed, ", megabytes(size)) } else { String::new() };
-        let text =
-            format!("{}: {archive}{} in {} files", self.output.display(), megabytes(unpacked), files.len());
+        let (packed, unpacked) = (megabytes(packed), megabytes(unpacked));
+        let text = format!("{}: {packed} packed, {unpacked} in {} files", self.output.display(), files.len());
         say("bundle", text);
         Ok(())
     }
@@ -110,7 +102,7 @@ fn check_size(size: u64, files: &[(PathBuf, u64)]) -> Outcome {
     largest.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
     let shown: Vec<String> =
         largest.iter().take(5).map(|(path, size)| format!("{} {size}", path.display())).collect();
-    let message = format!("the bundle has {size} bytes, and at most {MOST} are allowed");
+    let message = format!("the bundle has {size} bytes packed, and at most {MOST} are allowed");
     Err(Failure::with_hint(message, format!("the largest files: {}", shown.join(", "))))
 }
 

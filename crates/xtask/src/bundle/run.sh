@@ -141,6 +141,10 @@ set_variables() {
     export PATH="$root/bin:$PATH"
     # A container shows few cores, and two ranks may share one.
     export OMPI_MCA_rmaps_base_oversubscribe="${OMPI_MCA_rmaps_base_oversubscribe:-1}"
+    # mpirun asks for what would start ranks on other hosts even when there are none.
+    if ! command -v ssh >/dev/null 2>&1 && ! command -v rsh >/dev/null 2>&1; then
+        export OMPI_MCA_plm="${OMPI_MCA_plm:-isolated}"
+    fi
     if [ "$(id -u)" = 0 ]; then
         export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     fi
@@ -148,7 +152,7 @@ set_variables() {
 
 show_variables() {
     for name in LD_LIBRARY_PATH OPAL_PREFIX OPAL_SYSCONFDIR PMIX_INSTALL_PREFIX PMIX_SYSCONFDIR PATH \
-        OMPI_MCA_rmaps_base_oversubscribe OMPI_ALLOW_RUN_AS_ROOT OMPI_ALLOW_RUN_AS_ROOT_CONFIRM; do
+        OMPI_MCA_rmaps_base_oversubscribe OMPI_MCA_plm OMPI_ALLOW_RUN_AS_ROOT OMPI_ALLOW_RUN_AS_ROOT_CONFIRM; do
         eval "text=\${$name:-}"
         [ -z "$text" ] || printf "export %s='%s'\n" "$name" "$(printf '%s' "$text" | sed "s/'/'\\\\''/g")"
     done
