@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use super::golden::{OfficialStep, demo};
+use super::golden::{self, OfficialStep, demo};
 use super::runs::Step;
 use super::{Context, Found, Numbers};
 
@@ -19,11 +19,9 @@ pub fn check(context: &Context, numbers: &mut Numbers) -> Found {
     let case = demo();
     let log = context.goldens.log(case).map_err(|error| error.to_string())?;
     let flags = context.goldens.flags(case, &log);
-    let train = |dtype: &str| {
-        let flags: Vec<&str> = flags.iter().map(String::as_str).chain(["--dtype", dtype]).collect();
-        context.train(&format!("curve {dtype}"), 1, &flags)
-    };
-    let (single, half) = (train("float32")?, train("bfloat16")?);
+    let with = |dtype| flags.iter().map(String::as_str).chain(["--dtype", dtype]).collect::<Vec<&str>>();
+    let single = context.train_once(&golden::run_name(case), &with("float32"))?;
+    let half = context.train("curve bfloat16", 1, &with("bfloat16"))?;
     if half.steps.len() != log.steps.len() || single.steps.len() != log.steps.len() {
         let found = [single.steps.len(), half.steps.len()];
         return Err(format!("{found:?} steps, and the official run has {}", log.steps.len()).into());

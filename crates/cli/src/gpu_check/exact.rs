@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
+use super::golden::demo;
 use super::runs::{Run, first_difference};
 use super::{Context, Device, Found, NotPassed, Numbers};
 
@@ -79,7 +80,8 @@ pub fn check(context: &Context, case: &Case, numbers: &mut Numbers) -> Found {
     if case.ranks > 1 {
         flags.extend(context.sharing());
     }
-    let run = train(context, &case.name(), case.ranks, &flags)?;
+    let [model, data] = sources(context);
+    let run = context.train(&case.name(), case.ranks, &settings(&model, &data, &flags))?;
     numbers.insert("steps".into(), json!(run.steps.len()));
     numbers.insert("theta_blake3".into(), json!(run.steps.last().map(|step| &step.theta_blake3)));
     numbers.insert("tokens_per_second".into(), json!(run.tokens_per_second()));
@@ -90,9 +92,10 @@ pub fn check(context: &Context, case: &Case, numbers: &mut Numbers) -> Found {
 pub fn resume(context: &Context, numbers: &mut Numbers) -> Found {
     const ATTEMPTS: usize = 3;
     let single = single(context, "float32")?;
+    let [model, data] = sources(context);
     for attempt in 1..=ATTEMPTS {
         let name = format!("resume {attempt}");
-        let (folder, args) = training(context, &name, &["--dtype", "float32"]);
+        let (folder, args) = context.training(&name, &settings(&model, &data, &["--dtype", "float32"]));
         let mut running = context.children.start(&name, 1, &args)?;
         let has_begun =
             || std::fs::read(folder.join("metrics.jsonl")).is_ok_and(|text| text.contains(&b'\n'));
@@ -119,28 +122,16 @@ pub fn resume(context: &Context, numbers: &mut Numbers) -> Found {
 
 /// The run of one rank that others are compared with, made when it is first asked for.
 fn single(context: &Context, dtype: &str) -> Result<Run, String> {
-    let name = format!("single {dtype}");
-    let (folder, _) = training(context, &name, &[]);
-    // A run that failed has no adapter, and fails every comparison with its own words.
-    match folder.join("adapter_model.safetensors").is_file() {
-        true => Run::read(&folder),
-        false => train(context, &name, 1, &["--dtype", dtype]),
-    }
+    let [model, data] = sources(context);
+    context.train_once(&format!("single {dtype}"), &settings(&model, &data, &["--dtype", dtype]))
 }
 
-fn train(context: &Context, name: &str, ranks: usize, flags: &[&str]) -> Result<Run, String> {
-    let (folder, args) = training(context, name, flags);
-    context.children.succeed(name, ranks, &args)?;
-    Run::read(&folder)
+fn sources(context: &Context) -> [String; 2] {
+    [context.goldens.model.clone(), context.goldens.data(demo())].map(|path| path.display().to_string())
 }
 
-fn training(context: &Context, name: &str, flags: &[&str]) -> (std::path::PathBuf, Vec<String>) {
-    let model = context.goldens.model.display().to_string();
-    let data = context.goldens.data(super::golden::demo()).display().to_string();
-    let mut all = vec!["--model", &model, "--data", &data];
-    all.extend(SETTINGS);
-    all.extend(flags);
-    context.training(name, &all)
+fn settings<'a>(model: &'a str, data: &'a str, flags: &[&'a str]) -> Vec<&'a str> {
+    [&["--model", model, "--data", data], &SETTINGS[..], flags].concat()
 }
 
 fn same(run: &Run, expected: &Run, whose: &str) -> Found {

@@ -200,13 +200,18 @@ fn beside_or_above(path: &str) -> Option<PathBuf> {
     std::iter::once(PathBuf::from(path)).chain(above).find(|path| path.is_dir())
 }
 
+/// What the run of a case in float32 is called.
+pub fn run_name(case: &Case) -> String {
+    format!("golden {}", case.folder)
+}
+
 /// Trains as the official run was trained, in float32, and compares.
 pub fn check(context: &Context, case: &Case, numbers: &mut Numbers) -> Found {
     let log = context.goldens.log(case).map_err(|error| error.to_string())?;
     let mut flags = context.goldens.flags(case, &log);
     flags.extend(["--dtype".to_owned(), "float32".to_owned()]);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let run = context.train(&format!("golden {}", case.folder), 1, &flags)?;
+    let run = context.train(&run_name(case), 1, &flags)?;
     let expected = tensor(&context.goldens.theta(case), case.theta.1)?;
     let theta = relative_error(&run.theta()?, &expected);
     let loss = largest(&run.steps, &log.steps, |ours, official| ours.loss - official.loss);

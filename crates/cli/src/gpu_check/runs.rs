@@ -102,6 +102,16 @@ impl Context {
         Run::read(&folder)
     }
 
+    /// The same, unless an earlier check has made that run. One that failed is made again, and fails in its own words.
+    pub fn train_once(&self, name: &str, flags: &[&str]) -> Result<Run, String> {
+        let (folder, _) = self.training(name, flags);
+        // Written last.
+        if folder.join("adapter_model.safetensors").is_file() {
+            return Run::read(&folder);
+        }
+        self.train(name, 1, flags)
+    }
+
     /// Output folder and arguments of [`Context::train`].
     pub fn training(&self, name: &str, flags: &[&str]) -> (PathBuf, Vec<String>) {
         let folder = self.children.runs.join(name.replace([' ', '/'], "-"));

@@ -56,10 +56,19 @@ pub fn home(name: &str) -> Home {
     }
 }
 
-/// Every library that a file needs, directly or not, by name, with the file that the loader takes here.
-pub fn needs(file: &Path) -> Outcome<BTreeMap<String, PathBuf>> {
-    let printed = output_of(Command::new("ldd").arg(file))
-        .ok_or_else(|| Failure::new(format!("ldd {} failed", file.display())))?;
+/// Every library that a file needs, directly or not, by name, with the file that the loader takes here when it looks into
+/// the folders `first`.
+pub fn needs(file: &Path, first: &[PathBuf]) -> Outcome<BTreeMap<String, PathBuf>> {
+    let mut ldd = Command::new("ldd");
+    ldd.arg(file);
+    if !first.is_empty() {
+        let known = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+        let folders = first.iter().cloned().chain(std::env::split_paths(&known));
+        let joined = std::env::join_paths(folders).map_err(|error| Failure::new(error.to_string()))?;
+        ldd.env("LD_LIBRARY_PATH", joined);
+    }
+    let printed =
+        output_of(&mut ldd).ok_or_else(|| Failure::new(format!("ldd {} failed", file.display())))?;
     read_ldd(&printed)
         .map_err(|name| Failure::new(format!("{} needs {name}, which is not found", file.display())))
 }

@@ -23,9 +23,9 @@ fn crates(root: &Path, machine: &Machine, staged: &Staged) -> Outcome {
     let printed = output_of(&mut tree).ok_or_else(|| Failure::new("cargo tree failed"))?;
     let folders = registry_folders();
     let (mut list, mut texts) = (String::new(), BTreeMap::<String, BTreeSet<String>>::new());
-    let unique: BTreeSet<&str> = printed.lines().collect();
-    for line in unique {
-        let Some((name, license, address)) = read_line(line) else { continue };
+    // A crate is listed as often as it is needed.
+    let unique: BTreeSet<_> = printed.lines().filter_map(read_line).collect();
+    for (name, license, address) in unique {
         list += &format!("{name:<40} {license:<45} {address}\n");
         let folder = folders.iter().map(|folder| folder.join(&name)).find(|folder| folder.is_dir());
         for text in folder.iter().flat_map(|folder| texts_in(folder)) {

@@ -1,7 +1,7 @@
 //! Open MPI as this machine has it, or an installation that is named: programs, libraries, plugins, help texts, put where
 //! `OPAL_PREFIX` and `PMIX_INSTALL_PREFIX` make it look for them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -75,11 +75,10 @@ impl OpenMpi {
 
     /// Copies programs, the libraries that they and `binary` need, plugins whose needs are among those, and texts.
     pub fn collect(&self, staged: &Staged, binary: &Path) -> Outcome {
-        let mut libraries = Libraries::default();
+        let mut libraries = Libraries { first: self.library_folders(), ..Libraries::default() };
         libraries.of(binary)?;
         for name in ["mpirun", "orted"] {
-            let program = self.programs.join(name);
-            let program = program.canonicalize().map_err(while_doing("find", &program))?;
+            let program = self.program(name)?;
             libraries.of(&program)?;
             staged.copy(&program, Path::new("bin").join(name))?;
         }
@@ -101,8 +100,22 @@ impl OpenMpi {
             say("MPI", format!("plugins that need these are left out: {}", names.join(" ")));
         }
         self.collect_pmix(staged, &mut libraries)?;
-        self.collect_texts_of_prefix(staged)?;
+        self.collect_subfolders(staged)?;
         libraries.copy(staged)
+    }
+
+    /// Where an installation that is named has its libraries: the binary was linked with those of another.
+    fn library_folders(&self) -> Vec<PathBuf> {
+        let folder = self.prefix.as_ref().map(|prefix| prefix.join("lib"));
+        folder.into_iter().flat_map(|folder| [folder.clone(), folder.join("openmpi")]).collect()
+    }
+
+    /// A program with links followed.
+    fn program(&self, name: &str) -> Outcome<PathBuf> {
+        // PyPI's Open MPI has scripts' work done by a program in front of mpirun; ours is done by run.sh.
+        let behind = self.programs.join("orterun_wrapper");
+        let program = if name == "mpirun" && behind.is_file() { behind } else { self.programs.join(name) };
+        program.canonicalize().map_err(while_doing("find", &program))
     }
 
     /// Plugins and texts of a PMIx of its own, as Debian has it.
@@ -126,9 +139,8 @@ impl OpenMpi {
         Ok(())
     }
 
-    /// Libraries that a named installation keeps beside its plugins (a wheel's own copies of UCX and libfabric) are part
-    /// of it, subfolders included.
-    fn collect_texts_of_prefix(&self, staged: &Staged) -> Outcome {
+    /// Folders that a named installation keeps among its plugins (those of a wheel's own UCX and libfabric) are part of it.
+    fn collect_subfolders(&self, staged: &Staged) -> Outcome {
         if self.prefix.is_none() {
             return Ok(());
         }
@@ -156,28 +168,32 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Libraries that go into the bundle, by name.
+/// Libraries that go into the bundle.
 #[derive(Default)]
-struct Libraries(std::collections::BTreeMap<String, PathBuf>);
+struct Libraries {
+    by_name: BTreeMap<String, PathBuf>,
+    /// Where they are looked for first.
+    first: Vec<PathBuf>,
+}
 
 impl Libraries {
     /// Adds all that a program needs.
     fn of(&mut self, file: &Path) -> Outcome {
-        self.0.extend(needs(file)?);
+        self.by_name.extend(needs(file, &self.first)?);
         Ok(())
     }
 
     fn path(&self, start: &str) -> Option<PathBuf> {
-        self.0.iter().find(|(name, _)| name.starts_with(start)).map(|(_, path)| path.clone())
+        self.by_name.iter().find(|(name, _)| name.starts_with(start)).map(|(_, path)| path.clone())
     }
 
     /// Whether a plugin is shipped; its libraries then are. One that needs something of a network that the programs do
     /// without (libfabric, UCX, verbs) is not: those belong to the host's drivers.
     fn allow(&mut self, plugin: &Path, name: &str, left_out: &mut BTreeSet<String>) -> Outcome<bool> {
-        let needed = needs(plugin)?;
+        let needed = needs(plugin, &self.first)?;
         let foreign: Vec<&String> = needed.keys().filter(|needed| !self.is_ours(needed, name)).collect();
         if foreign.is_empty() {
-            self.0.extend(needed);
+            self.by_name.extend(needed);
             return Ok(true);
         }
         left_out.extend(foreign.into_iter().cloned());
@@ -188,11 +204,11 @@ impl Libraries {
         // Ranks are started through PMIx, so what it needs is needed.
         let is_essential = plugin.starts_with("mca_pmix_ext");
         let is_part = needed.starts_with("libmca_common_");
-        is_essential || is_part || self.0.contains_key(needed) || home(needed) != Home::Bundle
+        is_essential || is_part || self.by_name.contains_key(needed) || home(needed) != Home::Bundle
     }
 
     fn copy(&self, staged: &Staged) -> Outcome {
-        for (name, path) in &self.0 {
+        for (name, path) in &self.by_name {
             let folder = match home(name) {
                 Home::Bundle => "lib",
                 Home::Fallback => "lib/fallback",
@@ -210,9 +226,8 @@ mod tests {
 
     #[test]
     fn plugins_of_other_networks_are_left_out() {
-        let libraries = Libraries(
-            ["libmpi.so.40", "libhwloc.so.15"].map(|name| (name.to_owned(), PathBuf::from(name))).into(),
-        );
+        let known = ["libmpi.so.40", "libhwloc.so.15"].map(|name| (name.to_owned(), PathBuf::from(name)));
+        let libraries = Libraries { by_name: known.into(), ..Libraries::default() };
         for (needed, plugin, expect) in [
             ("libhwloc.so.15", "mca_rmaps_seq.so", true),
             ("libc.so.6", "mca_btl_self.so", true),
