@@ -251,17 +251,21 @@ fn wrong(run: &Run, log: &Log, theta: f64) -> Vec<String> {
     }
     for (ours, official) in run.steps.iter().zip(&log.steps) {
         let difference = (ours.loss - official.loss).abs();
-        // Not `>`: what is not a number is wrong.
-        if !(difference <= tolerance) {
+        if !within(difference, tolerance) {
             wrong.push(format!(
                 "step {}: loss {} is off by {difference:.2e} from the official {} (allowed: {tolerance})",
                 official.step, ours.loss, official.loss
             ));
         }
     }
-    if !(theta <= log.tolerance.final_theta_rel_l2) {
+    if !within(theta, log.tolerance.final_theta_rel_l2) {
         let allowed = log.tolerance.final_theta_rel_l2;
         wrong.push(format!("final θ is off by {theta:.2e} of its norm (allowed: {allowed})"));
     }
     wrong
+}
+
+/// Whether a difference is allowed. What is not a number is not.
+fn within(difference: f64, tolerance: f64) -> bool {
+    difference <= tolerance
 }
