@@ -137,7 +137,10 @@ set_variables() {
             "libtorch is taken from $torch_lib ($torch_from); what is missing belongs beside it"
         ;;
     esac
-    export OPAL_PREFIX="$root" OPAL_SYSCONFDIR="$root/etc" PMIX_INSTALL_PREFIX="$root/pmix" PMIX_SYSCONFDIR="$root/etc"
+    export OPAL_PREFIX="$root" OPAL_SYSCONFDIR="$root/etc" PMIX_SYSCONFDIR="$root/etc"
+    # An Open MPI with a PMIx inside wants no other place for that.
+    unset PMIX_INSTALL_PREFIX
+    [ ! -d "$root/pmix" ] || export PMIX_INSTALL_PREFIX="$root/pmix"
     export PATH="$root/bin:$PATH"
     # A container shows few cores, and two ranks may share one.
     export OMPI_MCA_rmaps_base_oversubscribe="${OMPI_MCA_rmaps_base_oversubscribe:-1}"
