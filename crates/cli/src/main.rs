@@ -9,6 +9,7 @@ mod doctor;
 mod eval;
 mod exit;
 mod format;
+mod gpu_check;
 mod host;
 mod inspect;
 mod logging;
@@ -82,6 +83,8 @@ enum Command {
     Bench(bench::Bench),
     /// Check this machine, or under mpirun a cluster: versions, messages, GPUs, clocks, disk
     Doctor(doctor::DoctorArgs),
+    /// Check that computing on this machine's GPU is right, bit-exact and fast, and write a report
+    GpuCheck(gpu_check::GpuCheckArgs),
     /// Print a completion script: source it, or put it where your shell looks
     Completions(manual::CompletionsArgs),
     /// Write manual pages
@@ -138,6 +141,7 @@ fn run(cli: Cli) -> Exit {
         Command::Inspect(what) => inspect::inspect(what),
         Command::Bench(what) => bench::bench(&what),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::GpuCheck(args) => gpu_check::gpu_check(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }

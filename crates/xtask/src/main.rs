@@ -1,6 +1,7 @@
 //! `cargo xtask`: finds or installs what the workspace needs from the system, builds, runs the demo, runs the
 //! tests. It has no dependencies, so that a machine with only Rust has it in seconds.
 
+mod bundle;
 mod fuzz;
 mod generate_bench;
 mod layering;
@@ -26,6 +27,11 @@ usage: cargo xtask <command>
                            --full also runs the tests marked #[ignore], --slow also fuzzes each parser for a minute
   fuzz [--seconds N] [TARGET ...]
                            setup, then all parsers, or those named, on mutated input, 60 seconds each
+  bundle [--output DIR|FILE.tar.gz] [--release] [--mpi DIR]
+                           setup, build, then pack the binaries, their MPI, presets, tiny models and golden runs for
+                           hosts that have libtorch but neither Rust nor MPI; --mpi: an Open MPI other than PATH's
+  gpu-check [-- ARGS]      setup, build, then check this machine's GPUs and write a report;
+                           ARGS go to `gpart-dist gpu-check`
   layering                 check the dependency rules of ARCHITECTURE.md from the source
   bench [PACKAGE ...]      setup, then run the benchmarks of all packages or of those named; `bench mesh`:
                            a step on two ranks beside one, by axis; `bench generate`: generation beside
@@ -49,8 +55,8 @@ fn run(args: &[String]) -> Outcome {
         None => (args, &[][..]),
     };
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    if !extra.is_empty() && flags.first() != Some(&"demo") {
-        return Err(Failure::usage("only `demo` takes arguments after `--`", USAGE));
+    if !extra.is_empty() && !matches!(flags.first(), Some(&("demo" | "gpu-check"))) {
+        return Err(Failure::usage("only `demo` and `gpu-check` take arguments after `--`", USAGE));
     }
     let root = shell::repository_root()?;
     match flags.as_slice() {
@@ -65,6 +71,11 @@ fn run(args: &[String]) -> Outcome {
             Some(wanted) => fuzz::fuzz(&root, &wanted),
             None => Err(Failure::usage("fuzz [--seconds N] [TARGET ...], N at least 1", USAGE)),
         },
+        ["bundle", words @ ..] => match bundle::Wanted::parse(words) {
+            Some(wanted) => bundle::bundle(&root, &wanted),
+            None => Err(Failure::usage("bundle [--output DIR|FILE.tar.gz] [--release] [--mpi DIR]", USAGE)),
+        },
+        ["gpu-check"] => tasks::gpu_check(&root, extra),
         ["layering"] => layering::run(&root),
         ["bench", "mesh"] => tasks::bench_mesh(&root),
         ["bench", "generate"] => tasks::bench_generate(&root),

@@ -18,7 +18,8 @@ pub fn build(root: &Path, release: bool) -> Outcome {
     Ok(())
 }
 
-fn build_binary(root: &Path, machine: &Machine, release: bool) -> Outcome {
+/// Builds `gpart-dist` and `gpart-launch`.
+pub fn build_binary(root: &Path, machine: &Machine, release: bool) -> Outcome {
     let mut command = cargo(root, &machine.environment);
     command.args([
         "build",
@@ -95,6 +96,20 @@ pub fn demo(root: &Path, extra: &[String]) -> Outcome {
     let is_here = std::env::current_dir().is_ok_and(|here| here == root);
     let folder = if is_here { String::new() } else { format!("cd {} && ", root.display()) };
     say("running", format!("{folder}{}", display(&command)));
+    let error = command.exec();
+    Err(Failure::new(format!("cannot start `{}`: {error}", display(&command))))
+}
+
+/// `cargo xtask gpu-check`: becomes `gpart-dist gpu-check` on the golden runs of the repository.
+pub fn gpu_check(root: &Path, extra: &[String]) -> Outcome {
+    let machine = setup::run(root)?;
+    build_binary(root, &machine, false)?;
+    let mut command = Command::new(root.join(binary(root, &machine, "debug")?));
+    command.current_dir(root);
+    let of_run_time = machine.environment.iter().filter(|(name, _)| name == "LD_LIBRARY_PATH");
+    command.envs(of_run_time.map(|(name, value)| (name, value)));
+    command.args(["gpu-check", "--goldens", "tests/golden"]).args(extra);
+    say("running", display(&command));
     let error = command.exec();
     Err(Failure::new(format!("cannot start `{}`: {error}", display(&command))))
 }

@@ -15,7 +15,8 @@ use super::apt;
 use super::system::PIP;
 use crate::shell::{Failure, Outcome, output_of, run, run_quietly, say, while_doing};
 
-const VERSION: &str = "2.11.0";
+/// The version that the bindings are made for.
+pub const VERSION: &str = "2.11.0";
 const WHEELS: [&str; 3] = ["torch==2.11.0", "nvidia-cuda-cupti==13.0.*", "nvidia-cuda-runtime==13.0.*"];
 
 /// Prints version and folder of an installed torch without importing it, which would take seconds.

@@ -11,7 +11,9 @@ mod system;
 use std::path::Path;
 use std::time::Instant;
 
-pub use apt::is_root;
+pub use apt::{install, is_root};
+pub use libtorch::VERSION as LIBTORCH_VERSION;
+pub use system::{MPI, Part};
 
 use crate::shell::{Outcome, say};
 use system::Found;

@@ -1,0 +1,69 @@
+//! How fast training is: told, not judged.
+
+use serde_json::json;
+
+use super::golden::demo;
+use super::{Context, Device, Found, NotPassed, Numbers};
+use crate::format::{bytes, grouped};
+
+/// Trains a random model of a real shape for a few steps in each format.
+pub fn check(context: &Context, numbers: &mut Numbers) -> Found {
+    if context.quick {
+        return Err(NotPassed::Skipped("left out by --quick".to_owned()));
+    }
+    // On a CPU the demo model will do; a GPU needs something to compute.
+    let (model, what, rows) = match context.device {
+        Device::Cuda => (random_model(context)?, "Qwen2.5-0.5B", "8"),
+        Device::Auto | Device::Cpu => (context.goldens.model.display().to_string(), "the demo model", "2"),
+    };
+    let data = context.goldens.data(demo()).display().to_string();
+    let mut said = Vec::new();
+    for dtype in ["float32", "bfloat16"] {
+        let run = context.train(
+            &format!("speed {dtype}"),
+            1,
+            &[
+                "--model",
+                &model,
+                "--data",
+                &data,
+                "--d",
+                "65536",
+                "--max-seq-length",
+                "512",
+                "--micro-batch-size",
+                rows,
+                "--accumulation-steps",
+                "4",
+                "--max-steps",
+                "6",
+                "--dtype",
+                dtype,
+                "--save-steps",
+                "1000",
+            ],
+        )?;
+        let speed = run.tokens_per_second();
+        numbers.insert(format!("tokens_per_second_{dtype}"), json!(speed));
+        numbers.insert(
+            format!("step_seconds_{dtype}"),
+            json!(run.steps.iter().map(|s| s.step_seconds).collect::<Vec<_>>()),
+        );
+        said.push(format!("{dtype} {} tokens/s", grouped(speed as u64)));
+    }
+    numbers.insert("model".into(), json!(what));
+    if let Some((_, peak)) = crate::host::own_memory() {
+        numbers.insert("memory_of_this_process".into(), json!(bytes(peak)));
+    }
+    Ok(format!("{what}: {}", said.join(", ")))
+}
+
+/// A model of a real shape, with random weights.
+fn random_model(context: &Context) -> Result<String, String> {
+    let folder = context.children.runs.join("random-model").display().to_string();
+    let tokenizer = context.goldens.model.display().to_string();
+    let shapes = context.goldens.model.join("../../shapes/Qwen2.5-0.5B.json").display().to_string();
+    let args = ["random-model", "--config", &shapes, "--tokenizer", &tokenizer, "--output", &folder];
+    context.children.succeed("random model", 1, &args.map(str::to_owned))?;
+    Ok(folder)
+}
