@@ -57,7 +57,6 @@ const ALONE: [Case; 35] = [
     flags!("--save-steps", "0" => "save-steps"),
     flags!("--eval-steps", "5" => "eval-steps 5", "--eval-data"),
     flags!("--threads", "0" => "threads"),
-    flags!("--device", "cuda" => "cuda", "cpu"),
     flags!("--comm", "pigeon" => "pigeon", "nccl", "mpi"),
     flags!("--dtype", "int8" => "int8", "float32"),
     flags!("--bf16", "--dtype", "float16" => "bf16", "float16"),

@@ -251,3 +251,18 @@ fn the_start_says_which_partition_it_is() {
     }
     assert_eq!(said(Ranks::Mpi(2), scratch().path(), &[]), 1);
 }
+
+/// Where there is no GPU, asking for one says what is in the way, once, and does nothing.
+#[test]
+fn a_gpu_that_is_not_there_is_named() {
+    if Path::new("/proc/driver/nvidia").exists() {
+        return;
+    }
+    let folder = scratch();
+    for ranks in [Ranks::Alone, Ranks::Mpi(2)] {
+        let output = folder.path().join("out");
+        let outcome = Running::start(training(ranks, &output, &["--device", "cuda"])).finish();
+        check_message("no GPU", &outcome, 2, &["libtorch", "--device cpu"]);
+        assert!(!output.exists());
+    }
+}

@@ -11,6 +11,10 @@ use crate::report;
 /// What cuBLAS needs to give the same bits every time; read when it starts.
 const WORKSPACE: (&str, &str) = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
 
+/// Said when GPUs compute.
+pub const UNPROVEN: &str = "computing on GPUs has not been run on a real one by its authors yet; `gpart-dist gpu-check` compares \
+                            it with the CPU, bit for bit";
+
 /// Sets the environment that CUDA's libraries read when they start. To be called first, while there is one thread.
 pub fn prepare_environment() {
     if std::env::var_os(WORKSPACE.0).is_none() {

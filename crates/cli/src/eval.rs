@@ -232,6 +232,7 @@ fn run(args: &EvalArgs, comm: &dyn Communicator, stop: &AtomicBool) -> Result<Ex
         let unknown = args.adapter.as_deref().map(crate::merge::unknown_keys).unwrap_or_default();
         unknown.into_iter().for_each(|warning| ui.warn(Some(warning)));
         ui.warn(other_base(args, &sources));
+        ui.warn((torch_device != tch::Device::Cpu).then(|| devices::UNPROVEN.to_owned()));
         if args.gpu_memory_utilization.is_some() {
             ui.warn(Some("--gpu-memory-utilization is vLLM's and has no effect here".to_owned()));
         }

@@ -74,6 +74,9 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator, steering: &Steering) -> 
         Wanted { device: config.device, comm: config.comm, share_gpu: config.share_gpu, numerics },
         comm,
     )?;
+    if comm.rank() == 0 && device != tch::Device::Cpu {
+        ui.warning(devices::UNPROVEN);
+    }
     let unreachable = steering.connect(config, comm, &log)?;
     unreachable.iter().for_each(|text| ui.warning(text));
     let surroundings = Surroundings {

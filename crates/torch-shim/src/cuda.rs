@@ -26,7 +26,7 @@ pub enum CudaError {
     #[diagnostic(
         code(input::libtorch_cuda),
         help(
-            "it needs the CUDA 13 libraries that `pip install torch==2.11.0` brings along (nvidia-cublas, nvidia-cudnn-cu13, …) and a driver for CUDA 13 (580 or newer); `gpart-dist doctor` shows what is there"
+            "it needs the CUDA 13 libraries that `pip install torch==2.11.0` brings along (nvidia-cublas, nvidia-cudnn-cu13, …) and a driver for CUDA 13 (580 or newer); `gpart-dist doctor` shows what is there, --device cpu does without"
         )
     )]
     NotLoaded {
@@ -40,7 +40,7 @@ pub enum CudaError {
     #[diagnostic(
         code(input::no_cuda_device),
         help(
-            "`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES may hide them; the driver must know CUDA 13 (580 or newer)"
+            "`nvidia-smi` lists the GPUs; CUDA_VISIBLE_DEVICES may hide them; the driver must know CUDA 13 (580 or newer); --device cpu does without"
         )
     )]
     NoDevice,

@@ -53,7 +53,6 @@ fn bad_values_are_refused_with_value_and_origin() {
     check("--adapter-type=unilora", "adapter-type unilora");
     check("--rank=4", "rank 4 is not available: it belongs to LoRA");
     check("--alpha=4", "alpha 4 is not available");
-    check("--device=cuda", "use --device cpu");
     check("--eval-steps=5", "eval-steps 5 (flag --eval-steps) has no data to measure | name held-out rows");
     check("--preset=nope", "no preset is called \"nope\" (flag --preset)");
     check("--preset=../p", "as --config ../p");
