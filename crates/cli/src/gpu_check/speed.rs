@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::golden::demo;
 use super::{Context, Device, Found, NotPassed, Numbers};
-use crate::format::{bytes, grouped};
+use crate::format::grouped;
 
 /// Trains a random model of a real shape for a few steps in each format.
 pub fn check(context: &Context, numbers: &mut Numbers) -> Found {
@@ -52,9 +52,6 @@ pub fn check(context: &Context, numbers: &mut Numbers) -> Found {
         said.push(format!("{dtype} {} tokens/s", grouped(speed as u64)));
     }
     numbers.insert("model".into(), json!(what));
-    if let Some((_, peak)) = crate::host::own_memory() {
-        numbers.insert("memory_of_this_process".into(), json!(bytes(peak)));
-    }
     Ok(format!("{what}: {}", said.join(", ")))
 }
 

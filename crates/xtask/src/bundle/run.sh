@@ -109,7 +109,7 @@ check_host() {
     own=$(getconf GNU_LIBC_VERSION 2>/dev/null | awk '{ print $2 }')
     if [ -n "$own" ] && [ "$(number "$own")" -lt "$(number "$(value glibc)")" ]; then
         fail "this bundle needs glibc $(value glibc), and this host has $own" \
-            "build the bundle on a system as old as this one (cargo xtask bundle), or use a container with a newer one"
+            "build the bundle on a system as old as this one, or where it is the Open MPI that asks for it, with an older one (cargo xtask bundle --mpi DIR), or use a container with a newer system"
     fi
 }
 
