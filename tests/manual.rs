@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::harness::{alone, check_message, scratch, snapshot};
 
 /// Every command, with those of its own.
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 30] = [
     "metamath",
     "train",
     "plan",
@@ -33,6 +33,9 @@ const COMMANDS: [&str; 27] = [
     "checkpoint",
     "stop",
     "log-level",
+    "bench",
+    "bench kernels",
+    "gpu-check",
     "doctor",
     "completions",
     "man",
