@@ -189,11 +189,10 @@ mod tests {
         check_dependencies("comm", mpi, &[]);
         check_dependencies("trainer", mpi, &["Cargo.toml:2: `trainer` depends on mpi; only comm may"]);
         let tch = "[dev-dependencies]\ntch.workspace = true\n";
-        for package in ["model", "trainer", "eval", "merge", "cli", "fuzz"] {
+        for package in ["model", "torch-shim", "trainer", "eval", "merge", "cli", "fuzz"] {
             check_dependencies(package, tch, &[]);
         }
-        let expect =
-            "Cargo.toml:2: `projection` depends on tch; only model, eval, merge, trainer, cli, fuzz may";
+        let expect = "Cargo.toml:2: `projection` depends on tch; only model, torch-shim, eval, merge, trainer, cli, fuzz may";
         check_dependencies("projection", tch, &[expect]);
     }
 
