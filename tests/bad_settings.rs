@@ -29,7 +29,7 @@ const EVERYWHERE: [Case; 9] = [
     flags!("--dp-replicate", "7" => "dp-replicate 7", "= 7 is not the"),
 ];
 
-const ALONE: [Case; 35] = [
+const ALONE: [Case; 34] = [
     flags!("--d", "99999999999" => "99999999999"),
     flags!("--d", "many" => "many", "whole number"),
     flags!("--d", "-3" => "-3"),
