@@ -27,6 +27,7 @@ mod places;
 mod region;
 mod single;
 mod waiting;
+mod wheels;
 
 pub use accelerators::{Accelerators, Missing, accelerators};
 pub use data_plane::{Choice, DataPlane, OwnGpu, Wish, data_plane};
@@ -39,6 +40,7 @@ pub use places::{Place, host_name, places};
 pub use region::{Piece, Region};
 pub use single::Single;
 pub use waiting::{Waiting, waiting};
+pub use wheels::wheel_folders;
 
 use miette::Diagnostic;
 use thiserror::Error;

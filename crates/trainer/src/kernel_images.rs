@@ -1,6 +1,6 @@
 //! What CUDA kernels need of the file system: a folder of compiled ones, and the places where NVRTC may be.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use projection::cuda::{ImageCache, ImageKey};
 
@@ -53,18 +53,7 @@ impl ImageCache for ImageFolder {
 /// process runs with, of the active Python environment, and of a CUDA toolkit.
 pub fn nvrtc_folders() -> Vec<PathBuf> {
     let named = std::env::var_os("GPART_NVRTC").map(PathBuf::from);
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let torch =
-        maps.lines().filter_map(|line| line.get(line.find('/')?..)).find(|path| path.contains("/libtorch"));
-    // …/site-packages/torch/lib/libtorch_cpu.so
-    let beside = torch.and_then(|path| Path::new(path).ancestors().nth(3)).map(Path::to_owned);
-    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(std::env::var_os);
-    let libraries =
-        environments.filter_map(|root| std::fs::read_dir(Path::new(&root).join("lib")).ok()).flatten();
-    let versions = libraries.flatten().map(|entry| entry.path().join("site-packages"));
-    let packages = beside.into_iter().chain(versions);
-    let wheels = packages
-        .flat_map(|packages| ["nvidia/cu13/lib", "nvidia/cuda_nvrtc/lib"].map(|lib| packages.join(lib)));
+    let wheels = comm::wheel_folders(&["nvidia/cu13/lib", "nvidia/cuda_nvrtc/lib"]);
     let toolkits = ["/usr/local/cuda/lib64", "/usr/local/cuda-13.0/lib64"].map(PathBuf::from);
     named.into_iter().chain(wheels).chain(toolkits).filter(|folder| folder.is_dir()).collect()
 }

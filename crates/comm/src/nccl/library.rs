@@ -4,12 +4,12 @@
 //! `libnccl.so.2`. Results stay plain numbers, since a newer library may return some that are not known here.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use libloading::Library as Loaded;
 
-use crate::Missing;
+use crate::{Missing, wheel_folders};
 
 /// Oldest version that works, as `ncclGetVersion` numbers it.
 const OLDEST: c_int = 21900;
@@ -160,7 +160,8 @@ fn load() -> Result<Library, Missing> {
         "`pip install nvidia-nccl-cu13=={SUGGESTED}` brings it; then LD_LIBRARY_PATH=…/site-packages/nvidia/nccl/lib. \
          Debian and Ubuntu with NVIDIA's repository: apt-get install libnccl2"
     );
-    let wheels = wheel_folders();
+    // Beside libtorch, and in the active Python environment.
+    let wheels = wheel_folders(&["nvidia/nccl/lib"]);
     let names = ["libnccl.so.2", "libnccl.so"].map(PathBuf::from);
     let candidates = names.into_iter().chain(wheels.iter().map(|folder| folder.join("libnccl.so.2")));
     // SAFETY: loading NCCL runs its initialisers, which is what it is made for.
@@ -186,19 +187,4 @@ fn load() -> Result<Library, Missing> {
         return Err(Missing { what, hint: get });
     }
     Ok(library)
-}
-
-/// Folders of NCCL's wheel: beside the libtorch that this process runs with, and in the active Python environment.
-fn wheel_folders() -> Vec<PathBuf> {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let torch =
-        maps.lines().filter_map(|line| line.get(line.find('/')?..)).find(|path| path.contains("/libtorch"));
-    // …/site-packages/torch/lib/libtorch_cpu.so
-    let beside = torch.and_then(|path| Path::new(path).ancestors().nth(3)).map(Path::to_owned);
-    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(std::env::var_os);
-    let libraries =
-        environments.filter_map(|root| std::fs::read_dir(Path::new(&root).join("lib")).ok()).flatten();
-    let versions = libraries.flatten().map(|entry| entry.path().join("site-packages"));
-    let packages = beside.into_iter().chain(versions);
-    packages.map(|packages| packages.join("nvidia/nccl/lib")).filter(|folder| folder.is_dir()).collect()
 }
