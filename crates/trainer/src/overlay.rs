@@ -372,15 +372,11 @@ impl<'a> Overlay<'a> {
         theta: ScaledTheta<'_>,
         dropout: Option<Dropout>,
     ) -> Result<(), TrainError> {
-        let tensors = &self.by_block[block - self.first_block];
-        let wide = self.wide.get_or_insert_with(|| wide_buffer(&self.by_block));
-        for (tensor, buffer) in tensors.iter().zip(&self.slots[slot].buffers) {
-            let dropout = if tensor.part == Part::Weight { dropout } else { None };
-            let mut own = wide.narrow(0, 0, tensor.numel as i64);
-            let out = f32_slice_mut(&mut own, tensor.numel);
-            let mut slices = [WeightSlice { first_index: tensor.first_index, base: None, out }];
-            Map::new(self.partition, dropout).apply_parallel(self.executor, theta.values, &mut slices)?;
-            let made = own.view(buffer.values.size().as_slice()).to_device(self.device);
+        for at in 0..self.slots[slot].buffers.len() {
+            let tensor = self.by_block[block - self.first_block][at];
+            let made = self.made_here(tensor, theta, dropout)?;
+            let buffer = &self.slots[slot].buffers[at];
+            let made = made.view(buffer.values.size().as_slice()).to_device(self.device);
             let made = if self.kind == Kind::Float { tensor.base(frozen) + made } else { made };
             // Through an alias with a version of its own, as in `fill_rounded`.
             no_grad(|| buffer.values.data().copy_(&made));
@@ -396,21 +392,31 @@ impl<'a> Overlay<'a> {
         theta: ScaledTheta<'_>,
         dropout: Option<Dropout>,
     ) -> Result<(), TrainError> {
-        let tensors = &self.by_block[block - self.first_block];
-        let wide = self.wide.get_or_insert_with(|| wide_buffer(&self.by_block));
-        for (tensor, buffer) in tensors.iter().zip(self.slots[slot].buffers.iter_mut()) {
-            let dropout = if tensor.part == Part::Weight { dropout } else { None };
-            let mut own = wide.narrow(0, 0, tensor.numel as i64);
-            let out = f32_slice_mut(&mut own, tensor.numel);
-            let mut slices = [WeightSlice { first_index: tensor.first_index, base: None, out }];
-            let map = Map::new(self.partition, dropout);
-            map.apply_parallel(self.executor, theta.values, &mut slices)?;
-            let rounded = own.to_kind(self.kind);
+        for at in 0..self.slots[slot].buffers.len() {
+            let tensor = self.by_block[block - self.first_block][at];
+            let rounded = self.made_here(tensor, theta, dropout)?.to_kind(self.kind);
             // Not by libtorch's own copy: graphs of other micro-batches refer to this memory, and what they need will be
             // there again before they run (`restore`), but libtorch would count the write as a change under them.
-            rounded.copy_data_u8(half_bytes_mut(&mut buffer.values, tensor.numel), tensor.numel);
+            let into = half_bytes_mut(&mut self.slots[slot].buffers[at].values, tensor.numel);
+            rounded.copy_data_u8(into, tensor.numel);
         }
         Ok(())
+    }
+
+    /// ΔW of one tensor in f32, flat, made on the CPU; the next call writes over it.
+    fn made_here(
+        &mut self,
+        tensor: AdaptedTensor,
+        theta: ScaledTheta<'_>,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor, TrainError> {
+        let dropout = if tensor.part == Part::Weight { dropout } else { None };
+        let wide = self.wide.get_or_insert_with(|| wide_buffer(&self.by_block));
+        let mut own = wide.narrow(0, 0, tensor.numel as i64);
+        let out = f32_slice_mut(&mut own, tensor.numel);
+        let mut slices = [WeightSlice { first_index: tensor.first_index, base: None, out }];
+        Map::new(self.partition, dropout).apply_parallel(self.executor, theta.values, &mut slices)?;
+        Ok(own)
     }
 }
 
