@@ -12,7 +12,7 @@ use crate::generate::{Finish, Finished, GenerateOptions, Generator};
 use crate::identity::Identity;
 use crate::journal::{self, Journal, Line};
 use crate::loaded::Inputs;
-use crate::results::Origin;
+use crate::results::{Origin, judge};
 use crate::{EvalError, LoadedModel, Problem, Results, Settings, Sources, read_problems};
 
 /// Texts that end an answer: models without an end go on with the next question.
@@ -184,7 +184,7 @@ impl Work {
             }
             prompts.push(prompt);
         }
-        let identity = Identity::new(settings, &inputs, &problems, &prompts)?;
+        let identity = Identity::new(settings, &inputs, &problems, &prompts);
         Ok(Self { inputs, problems, prompts, limits, identity })
     }
 
@@ -350,10 +350,10 @@ impl<'a> Run<'a> {
         for (place, problem) in work.problems.iter().enumerate() {
             match finished.get(&problem.index) {
                 Some(line) => {
-                    let (correct, invalid) = verdict(settings, problem, &line.completion);
+                    let (prediction, correct) = judge(settings, problem, &line.completion);
                     before.finished += 1;
                     before.correct += usize::from(correct);
-                    before.invalid += usize::from(invalid);
+                    before.invalid += usize::from(prediction.is_none());
                 }
                 None => left.push(place),
             }
@@ -433,12 +433,12 @@ impl<'a> Run<'a> {
         if finished.finish == Finish::StopString {
             completion.truncate(stop_at(&completion).unwrap_or(completion.len()));
         }
-        let (correct, invalid) = verdict(self.settings, problem, &completion);
+        let (prediction, correct) = judge(self.settings, problem, &completion);
         let new_tokens = finished.new_ids.len();
         journal.add(&Line { index: problem.index, completion, new_tokens, finish: finished.finish })?;
         self.own.finished += 1;
         self.own.correct += u64::from(correct);
-        self.own.invalid += u64::from(invalid);
+        self.own.invalid += u64::from(prediction.is_none());
         self.own.new_tokens += new_tokens as u64;
         Ok(())
     }
@@ -460,13 +460,6 @@ impl<'a> Run<'a> {
         };
         all
     }
-}
-
-/// Whether a completion is right, and whether it is without an answer.
-fn verdict(settings: &Settings, problem: &Problem, completion: &str) -> (bool, bool) {
-    let prediction = settings.dataset.extract(completion);
-    let correct = settings.dataset.is_correct(prediction.as_ref(), problem.ground_truth.as_ref());
-    (correct, prediction.is_none())
 }
 
 /// Where the first text that ends an answer begins.

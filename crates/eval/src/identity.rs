@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::loaded::Inputs;
-use crate::{EvalError, Problem, Settings};
+use crate::{Problem, Settings};
 
 /// Names and values of everything that an answer depends on. Ranks, batch and paths are not among it.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -16,7 +16,7 @@ impl Identity {
         inputs: &Inputs,
         problems: &[Problem],
         prompts: &[Vec<u32>],
-    ) -> Result<Self, EvalError> {
+    ) -> Self {
         let adapter = match &inputs.adapter {
             None => Value::Null,
             Some((adapter, _)) => json!(hash(&[
@@ -43,10 +43,7 @@ impl Identity {
             "device": settings.device,
             "threads": settings.threads,
         });
-        match value {
-            Value::Object(map) => Ok(Self(map)),
-            _ => Ok(Self(Map::new())),
-        }
+        Self(value.as_object().cloned().unwrap_or_default())
     }
 
     /// A line for each key whose value is another in `now`, `key: old → new`; none where they are the same.

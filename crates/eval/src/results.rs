@@ -207,14 +207,25 @@ impl Results {
     }
 }
 
+/// The answer found in a completion, and whether it is right.
+pub(crate) fn judge(
+    settings: &Settings,
+    problem: &Problem,
+    completion: &str,
+) -> (Option<scoring::Prediction>, bool) {
+    let prediction = settings.dataset.extract(completion);
+    let correct = settings.dataset.is_correct(prediction.as_ref(), problem.ground_truth.as_ref());
+    (prediction, correct)
+}
+
 /// The verdict on an answer.
 fn judged(problem: &Problem, line: Line, settings: &Settings) -> Prediction {
-    let prediction = settings.dataset.extract(&line.completion);
+    let (prediction, correct) = judge(settings, problem, &line.completion);
     Prediction {
         question: problem.question.clone(),
         prompt: problem.prompt(settings.prefix()),
-        correct: settings.dataset.is_correct(prediction.as_ref(), problem.ground_truth.as_ref()),
         prediction,
+        correct,
         completion: line.completion,
         ground_truth: problem.ground_truth.clone(),
         index: line.index,
