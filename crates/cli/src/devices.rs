@@ -4,7 +4,7 @@ use comm::{Choice, Communicator, DataPlane, Wish};
 use config::{Comm, Device};
 use tch::Device as TorchDevice;
 use torch_shim::Numerics;
-use trainer::{GpuMemory, RankError, TrainError, agree};
+use trainer::{GpuMemory, TrainError, agree};
 
 use crate::report;
 
@@ -27,14 +27,11 @@ pub fn prepare_environment() {
 ///
 /// # Errors
 /// GPUs were asked for, and a rank cannot have one.
-pub fn settle<E: RankError + From<TrainError>>(wanted: Device, comm: &dyn Communicator) -> Result<Device, E> {
+pub fn settle(wanted: Device, comm: &dyn Communicator) -> Result<Device, TrainError> {
     let load = || torch_shim::load_cuda().map(drop);
     match wanted {
         Device::Cpu => Ok(Device::Cpu),
-        Device::Cuda => {
-            let loaded = load().map_err(|error| E::from(TrainError::from(error)));
-            agree(comm, loaded).map(|()| Device::Cuda)
-        }
+        Device::Cuda => agree(comm, load().map_err(TrainError::from)).map(|()| Device::Cuda),
         Device::Auto => {
             // The driver first: libtorch's part for CUDA is a gigabyte, and loads on no host without one.
             let has_gpu = !comm::accelerators().gpus.is_empty() && load().is_ok();

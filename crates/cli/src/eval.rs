@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use comm::Communicator;
+use config::{Device, Dtype};
 use eval::{EvalError, Event, Outcome, Progress, Results, Settings, Sources, Surroundings};
 use hub::Want;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -95,43 +96,6 @@ pub struct EvalArgs {
     quiet: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Dtype {
-    Float32,
-    Bfloat16,
-    Float16,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Device {
-    /// A GPU where every rank sees one, the processor otherwise
-    Auto,
-    /// The processor
-    Cpu,
-    /// An NVIDIA GPU
-    Cuda,
-}
-
-impl From<Device> for config::Device {
-    fn from(device: Device) -> Self {
-        match device {
-            Device::Auto => Self::Auto,
-            Device::Cpu => Self::Cpu,
-            Device::Cuda => Self::Cuda,
-        }
-    }
-}
-
-impl Dtype {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Float32 => "float32",
-            Self::Bfloat16 => "bfloat16",
-            Self::Float16 => "float16",
-        }
-    }
-}
-
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("a whole number of at least 1 is needed".to_owned()),
@@ -215,7 +179,7 @@ pub fn eval(args: &EvalArgs) -> Exit {
 
 fn run(args: &EvalArgs, comm: &dyn Communicator, stop: &AtomicBool) -> Result<Exit, Failed> {
     let sources = find_on_every_host(comm, &mut || sources(args))?;
-    let device = devices::settle::<Failed>(args.device.into(), comm)?;
+    let device = devices::settle(args.device, comm)?;
     let settings = settings(args, device);
     let numerics = torch_shim::Numerics { deterministic: true, tf32: false };
     let wanted = Wanted { device, comm: config::Comm::Mpi, share_gpu: args.share_gpu, numerics };
@@ -263,8 +227,8 @@ fn run(args: &EvalArgs, comm: &dyn Communicator, stop: &AtomicBool) -> Result<Ex
     }
 }
 
-fn settings(args: &EvalArgs, device: config::Device) -> Settings {
-    let usual = if device == config::Device::Cuda { Dtype::Bfloat16 } else { Dtype::Float32 };
+fn settings(args: &EvalArgs, device: Device) -> Settings {
+    let usual = if device == Device::Cuda { Dtype::Bfloat16 } else { Dtype::Float32 };
     Settings {
         dataset: args.dataset,
         start: args.start,
@@ -276,7 +240,7 @@ fn settings(args: &EvalArgs, device: config::Device) -> Settings {
         use_training_system_prompt: args.use_training_system_prompt,
         eos_token: args.eos_token.clone(),
         max_model_len: args.max_model_len,
-        dtype: args.dtype.unwrap_or(usual).name().to_owned(),
+        dtype: args.dtype.unwrap_or(usual).to_string(),
         device: device.to_string(),
         threads: args.threads,
         memory_check: !args.no_memory_check,

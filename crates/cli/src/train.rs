@@ -45,7 +45,7 @@ fn run(mut resolved: Resolved, comm: &dyn Communicator, steering: &Steering) -> 
     if let Some(earlier) = trainer::earlier_settings(&resolved.config, comm)? {
         resolved.keep_from(&earlier);
     }
-    resolved.computes_on(devices::settle::<TrainError>(resolved.config.device, comm)?);
+    resolved.computes_on(devices::settle(resolved.config.device, comm)?);
     let config = &resolved.config;
     let log = LogFile::start(config.log_level);
     let ui = Ui::new(&resolved);

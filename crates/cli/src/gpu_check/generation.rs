@@ -120,7 +120,7 @@ pub fn batches(context: &Context, numbers: &mut Numbers) -> Found {
 /// Completions of the first problems of the demo's sample of GSM8K.
 fn answers(context: &Context, device: Device, batch: &str) -> Result<Vec<String>, String> {
     let problems = context.goldens.model.join("../gsm8k_sample.jsonl");
-    let name = format!("eval {} batch {batch}", device.name());
+    let name = format!("eval {device} batch {batch}");
     let output: PathBuf = context.children.runs.join(format!("{}.json", name.replace(' ', "-")));
     let text = |path: &PathBuf| path.display().to_string();
     let (model, problems, file) = (text(&context.goldens.model), text(&problems), text(&output));

@@ -10,7 +10,7 @@ pub fn check(context: &Context, numbers: &mut Numbers) -> Found {
     if !context.children.run("kernels help", 1, &words(&["bench", "kernels", "--help"]))?.status.success() {
         return Err(NotPassed::Skipped("not in this build: it has no `bench kernels`".to_owned()));
     }
-    let args = words(&["bench", "kernels", "--device", context.device.name(), "--json"]);
+    let args = words(&["bench", "kernels", "--device", &context.device.to_string(), "--json"]);
     let ended = context.children.run("kernels", 1, &args)?;
     let found: Option<Value> = serde_json::from_str(&ended.stdout).ok();
     if let Some(found) = &found {

@@ -19,7 +19,8 @@ mod speed;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use config::Device;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -44,26 +45,6 @@ pub struct GpuCheckArgs {
     /// A few checks of each kind, without speed: a minute on a CPU
     #[arg(long)]
     quick: bool,
-}
-
-/// Where to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Device {
-    Auto,
-    Cpu,
-    Cuda,
-}
-
-impl Device {
-    /// As `--device` of a command takes it.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-        }
-    }
 }
 
 /// What is wrong with the command line.

@@ -26,7 +26,7 @@ pub fn verdict(report: &Report) -> String {
     format!(
         "{} on {}: {} passed, {} failed{not_run}, in {}",
         if report.failed == 0 { "PASSED" } else { "FAILED" },
-        device.name(),
+        device,
         report.passed,
         report.failed,
         seconds(report.seconds)
@@ -82,8 +82,8 @@ fn machine(report: &Report, page: &mut String) {
     let gpus = machine.gpus();
     let cores = facts["cores"].as_u64().unwrap_or(0);
     let rows = [
-        ("device", report.device.map_or("none", |device| device.name()).to_owned()),
-        ("asked for", format!("{}{}", report.asked.name(), if report.quick { ", quick" } else { "" })),
+        ("device", report.device.map_or_else(|| "none".to_owned(), |device| device.to_string())),
+        ("asked for", format!("{}{}", report.asked, if report.quick { ", quick" } else { "" })),
         ("GPUs", if gpus.is_empty() { none() } else { gpus.join("; ") }),
         ("driver", machine.driver().unwrap_or_else(none)),
         ("CUDA visible", facts["accelerators"]["visible"].as_str().unwrap_or("all").to_owned()),

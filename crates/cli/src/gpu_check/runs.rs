@@ -118,9 +118,16 @@ impl Context {
         let mut args = vec!["metamath".to_owned()];
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let output = folder.display().to_string();
-        for flag in
-            ["--device", self.device.name(), "--threads", "1", "--report-to", "none", "--output", &output]
-        {
+        for flag in [
+            "--device",
+            &self.device.to_string(),
+            "--threads",
+            "1",
+            "--report-to",
+            "none",
+            "--output",
+            &output,
+        ] {
             args.push(flag.to_owned());
         }
         (folder, args)
