@@ -75,7 +75,7 @@ impl OpenMpi {
 
     /// Copies programs, the libraries that they and `binary` need, plugins whose needs are among those, and texts.
     pub fn collect(&self, staged: &Staged, binary: &Path) -> Outcome {
-        let mut libraries = Libraries { first: self.library_folders(), ..Libraries::default() };
+        let mut libraries = Libraries { first: self.folders_of_libraries(), ..Libraries::default() };
         libraries.of(binary)?;
         for name in ["mpirun", "orted"] {
             let program = self.program(name)?;
@@ -105,7 +105,7 @@ impl OpenMpi {
     }
 
     /// Where an installation that is named has its libraries: the binary was linked with those of another.
-    fn library_folders(&self) -> Vec<PathBuf> {
+    fn folders_of_libraries(&self) -> Vec<PathBuf> {
         let folder = self.prefix.as_ref().map(|prefix| prefix.join("lib"));
         folder.into_iter().flat_map(|folder| [folder.clone(), folder.join("openmpi")]).collect()
     }
