@@ -156,6 +156,8 @@ pub struct Training {
     pub dropout: f64,
     /// Blocks are computed again in backward (`--gradient-checkpointing`).
     pub recompute: bool,
+    /// Only those are whose graphs have no room in so many bytes ([`crate::ActivationBudget`]); wins over `recompute`.
+    pub activation_memory: Option<u64>,
     /// Where weights are shared out, the next unit is gathered while one is in use.
     pub prefetch: bool,
     /// Stages of a pipeline make a forward more before their first backward ([`mesh::warm_up`]).
@@ -178,6 +180,13 @@ pub struct Training {
     pub eval_batch_size: Option<u64>,
     /// A sample continuation is shown.
     pub samples: bool,
+}
+
+impl Training {
+    /// Some blocks may be computed again in backward.
+    pub(crate) fn recomputes(&self) -> bool {
+        self.recompute || self.activation_memory.is_some()
+    }
 }
 
 /// The processes of a run.

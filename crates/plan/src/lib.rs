@@ -13,6 +13,7 @@
 //! R copies (dp-replicate) of S ranks (dp-shard) of each of P stages (pp), M micro-batches of a pipeline in a step.
 
 mod activations;
+mod budget;
 mod count;
 mod disk;
 mod error;
@@ -34,6 +35,7 @@ mod warnings;
 mod wire;
 mod work;
 
+pub use budget::ActivationBudget;
 pub use disk::Disk;
 pub use error::PlanError;
 pub use facts::{

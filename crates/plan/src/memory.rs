@@ -203,8 +203,12 @@ fn changes(facts: &Facts) -> (Vec<(String, Facts)>, Facts) {
         change(&mut all);
         changes.push((text, changed));
     };
-    if !facts.training.recompute {
-        add("--gradient-checkpointing".to_owned(), &|facts| facts.training.recompute = true);
+    if !facts.training.recompute || facts.training.activation_memory.is_some() {
+        let without = if facts.training.activation_memory.is_some() { " --activation-memory none" } else { "" };
+        add(format!("--gradient-checkpointing{without}"), &|facts| {
+            facts.training.recompute = true;
+            facts.training.activation_memory = None;
+        });
     }
     if facts.training.prefetch && facts.ranks.mesh.dp_shard > 1 {
         add("--prefetch false".to_owned(), &|facts| facts.training.prefetch = false);

@@ -72,6 +72,7 @@ fn facts(model: Model) -> Facts {
             isometric: true,
             dropout: 0.05,
             recompute: false,
+            activation_memory: None,
             prefetch: true,
             pp_ahead: true,
             cross_entropy_chunk: 1024,

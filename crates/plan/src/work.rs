@@ -41,7 +41,7 @@ impl Work {
             of_stages.reduce(|all, stage| (all.0 + stage.0, all.1 + stage.1)).unwrap_or((0.0, 0.0));
         let per_step = (linear + attention) * steps.tokens;
         // A buffer that holds this θ already is not written again.
-        let delta_passes = match (training.dropout > 0.0, training.recompute) {
+        let delta_passes = match (training.dropout > 0.0, training.recomputes()) {
             (_, true) => steps.busiest_rank.saturating_mul(2),
             (true, false) => steps.busiest_rank,
             (false, false) => 1,

@@ -107,8 +107,8 @@ pub(super) fn phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
     (phases, heap)
 }
 
-/// f32 buffers of the stage's adapted weights: of each block or, with recompute, of one for all. Blocks with different
-/// adapted modules cannot share.
+/// Buffers of the stage's adapted weights: of each block or, with recompute, of one for all (those of blocks that keep
+/// their graphs within a budget are counted there). Blocks with different adapted modules cannot share.
 fn delta_buffers(rank: Rank<'_>) -> u64 {
     let runs = &rank.stage.runs;
     let alike = runs.windows(2).all(|pair| {
@@ -116,7 +116,7 @@ fn delta_buffers(rank: Rank<'_>) -> u64 {
             |at: usize| pair[at].run.linears.iter().map(|linear| (linear.role, linear.adapted() > 0));
         adapted(0).eq(adapted(1))
     });
-    match rank.facts.training.recompute && alike {
+    match rank.facts.training.recomputes() && alike {
         true => product([rank.stage.widest_adapted(), rank.units.number]),
         false => product([rank.stage.adapted_count(), rank.units.number]),
     }
@@ -194,7 +194,8 @@ fn sorting(facts: &Facts) -> Option<Phase> {
 struct Kept {
     /// The blocks' inputs.
     inputs: Bytes,
-    /// Graphs of all blocks that gradients go through; none with recompute.
+    /// Graphs of all blocks that gradients go through, of all micro-batches in flight; none with recompute, and at most
+    /// the budget where there is one.
     graphs: Bytes,
     /// The graph of the block that is in backward.
     largest: Bytes,
@@ -203,13 +204,22 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(rank: Rank<'_>, shape: &Shape<'_>) -> Self {
-        let (stage, recompute) = (rank.stage, rank.facts.training.recompute);
-        let all = stage.with_backward().map(|run| shape.kept(run.run).times(run.repeat)).collect();
+    fn new(rank: Rank<'_>, shape: &Shape<'_>, micro_batches: u64) -> Self {
+        let (stage, training) = (rank.stage, &rank.facts.training);
+        let all: Bytes = stage.with_backward().map(|run| shape.kept(run.run).times(run.repeat)).collect();
+        let all = all.times(micro_batches);
         let kept = stage.with_backward().map(|run| shape.kept(run.run));
         Self {
             inputs: shape.input().times(stage.block_count()),
-            graphs: if recompute { Bytes::default() } else { all },
+            graphs: match (training.activation_memory, training.recompute) {
+                (Some(budget), _) => {
+                    let buffers = product([stage.adapted_count(), rank.units.number]);
+                    let total = budget.min(all.total.saturating_add(buffers));
+                    Bytes { total, heap: all.heap.min(total) }
+                }
+                (None, true) => Bytes::default(),
+                (None, false) => all,
+            },
             largest: kept.max_by_key(|kept| kept.total).unwrap_or_default(),
             mask: if stage.runs.iter().any(|run| run.run.windowed) { shape.mask(1).total } else { 0 },
         }
@@ -217,16 +227,16 @@ impl Kept {
 
     /// Activations of so many micro-batches.
     fn activations(&self, micro_batches: u64) -> u64 {
-        product([micro_batches, sum([self.inputs.total, self.graphs.total, self.mask])])
+        product([micro_batches, sum([self.inputs.total, self.mask])]).saturating_add(self.graphs.total)
     }
 }
 
 /// The moments of a micro-batch's forward and backward that can be the widest, and the bytes in small pieces.
 fn pass_phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
-    let (facts, recompute) = (rank.facts, rank.facts.training.recompute);
+    let (facts, recompute) = (rank.facts, rank.facts.training.recomputes());
     let shape = Shape::of_training(facts);
-    let (kept, ahead) = (Kept::new(rank, &shape), facts.training.pp_ahead);
-    let count = rank.stage.in_flight(rank.micro_batches, ahead);
+    let count = rank.stage.in_flight(rank.micro_batches, facts.training.pp_ahead);
+    let kept = Kept::new(rank, &shape, count);
     let activations = |bytes: u64| part("activations kept for backward", bytes);
     let adapted = rank.stage.widest_adapted();
     let has_backward = rank.stage.with_backward().next().is_some();
@@ -254,7 +264,7 @@ fn pass_phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
             ],
         ),
     ];
-    let graphs = if recompute { kept.largest.heap } else { product([count, kept.graphs.heap]) };
+    let graphs = kept.graphs.heap.saturating_add(if recompute { kept.largest.heap } else { 0 });
     (phases, sum([product([count, kept.inputs.heap]), graphs, widest.heap.max(backward.heap)]))
 }
 
@@ -265,7 +275,7 @@ fn forward_phase(rank: Rank<'_>, shape: &Shape<'_>, mut parts: Vec<Part>) -> (Ph
         parts.push(part("logits, softmax and gradients", head.total));
         return (phase("head and loss", parts), head);
     }
-    let in_graph = !rank.facts.training.recompute && rank.stage.with_backward().next().is_some();
+    let in_graph = !rank.facts.training.recomputes() && rank.stage.with_backward().next().is_some();
     let block = if in_graph { shape.input() } else { shape.forward_alone() };
     parts.push(part("activations of a block", block.total));
     (phase("forward of a block", parts), block)

@@ -62,7 +62,7 @@ fn any_model() -> impl Strategy<Value = Model> {
 
 fn any_training() -> impl Strategy<Value = Training> {
     let counts = proptest::array::uniform7(any_count());
-    let options = proptest::array::uniform3(proptest::option::of(any_count()));
+    let options = proptest::array::uniform4(proptest::option::of(any_count()));
     let reals = proptest::array::uniform3(any_real());
     (counts, options, reals, any::<[bool; 7]>(), 0_usize..3, 0_usize..3).prop_map(
         |(counts, options, [epochs, warmup_ratio, dropout], flags, dtype, partition)| Training {
@@ -82,6 +82,7 @@ fn any_training() -> impl Strategy<Value = Training> {
             isometric: flags[1],
             dropout,
             recompute: flags[2],
+            activation_memory: options[3],
             prefetch: flags[5],
             pp_ahead: flags[6],
             cross_entropy_chunk: counts[3],
