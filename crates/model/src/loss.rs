@@ -63,8 +63,10 @@ pub fn cross_entropy<E>(
     let chunk = if chunk == 0 { targets.len().max(1) } else { chunk };
     let supervised: Vec<usize> = (0..targets.len()).filter(|at| targets[*at] != IGNORED).collect();
     let flat = hidden.detach().reshape([rows * length, width]);
-    let mut chunks: Vec<Chunk> =
-        supervised.chunks(chunk).map(|positions| Chunk::new(&flat, positions, targets, head.tiles())).collect();
+    let mut chunks: Vec<Chunk> = supervised
+        .chunks(chunk)
+        .map(|positions| Chunk::new(&flat, positions, targets, head.tiles()))
+        .collect();
     // By the size of the micro-batch, not by its labels, so that what is needed is known beforehand. Without any label
     // the tiles are gone through all the same: other ranks may wait for them.
     let keeps_logits = chunks.len() == 1 && rows * length <= chunk as i64;

@@ -204,7 +204,8 @@ fn changes(facts: &Facts) -> (Vec<(String, Facts)>, Facts) {
         changes.push((text, changed));
     };
     if !facts.training.recompute || facts.training.activation_memory.is_some() {
-        let without = if facts.training.activation_memory.is_some() { " --activation-memory none" } else { "" };
+        let without =
+            if facts.training.activation_memory.is_some() { " --activation-memory none" } else { "" };
         add(format!("--gradient-checkpointing{without}"), &|facts| {
             facts.training.recompute = true;
             facts.training.activation_memory = None;

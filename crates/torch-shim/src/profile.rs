@@ -104,7 +104,8 @@ mod tests {
         let profile = Profile::begin(false).unwrap();
         {
             let _span = span("a step of the test");
-            let _ = Tensor::ones([3, 3], (Kind::Float, Device::Cpu)).matmul(&Tensor::ones([3, 3], (Kind::Float, Device::Cpu)));
+            let _ = Tensor::ones([3, 3], (Kind::Float, Device::Cpu))
+                .matmul(&Tensor::ones([3, 3], (Kind::Float, Device::Cpu)));
         }
         profile.end(&path).unwrap();
         let trace = std::fs::read_to_string(&path).unwrap();

@@ -86,6 +86,7 @@ pub fn training_facts(config: &TrainConfig) -> Training {
         isometric: config.isometric,
         dropout: config.dropout,
         recompute: config.gradient_checkpointing,
+        activation_memory: config.activation_bytes(),
         prefetch: config.prefetch,
         pp_ahead: config.pp_ahead,
         cross_entropy_chunk: count(config.cross_entropy_chunk),

@@ -9,6 +9,7 @@ use config::TrainConfig;
 use mesh::{Degrees, Mesh, Wanted};
 use model::{Decoder, WeightReader};
 use partition::{Assignment, Scope};
+use plan::ActivationBudget;
 use projection::cuda::DeviceMap;
 use projection::{Executor, FixedPoint};
 use serde_json::{Value, json};
@@ -23,6 +24,7 @@ use crate::optimizer::{AdamW, AdamWOptions};
 use crate::overlay::Overlay;
 use crate::pass::Pass;
 use crate::pipeline::Pipeline;
+use crate::recompute::Recompute;
 use crate::weights::{FrozenWeights, Resident, ShardOptions, Sharded, Stage};
 use crate::{Event, Observer, StartInfo, TrainError, fingerprint};
 
@@ -174,13 +176,31 @@ impl<'a> Place<'a> {
             _ => {
                 let mates = self.data.split("dp-shard", self.mesh.shard_group_of(self.comm.rank()));
                 // What a graph on another device read are copies, which it keeps itself.
-                let keeps_graphs = !recomputes(config, &self.mesh, self.device) && self.device == Device::Cpu;
+                let keeps_graphs =
+                    self.recompute(inputs, config) != Recompute::Always && self.device == Device::Cpu;
                 let options = ShardOptions { keeps_graphs, prefetch: config.prefetch };
                 Sharded::load(mates, &reader, &self.stage, options, &progress)
                     .map(|weights| Box::new(weights) as _)
             }
         };
         agree(self.comm, loaded)
+    }
+
+    /// Which blocks are computed again in backward. All are where a graph would keep copies of gathered weights on a GPU,
+    /// which would hold the whole stage then.
+    fn recompute(&self, inputs: &Inputs, config: &TrainConfig) -> Recompute {
+        if self.device != Device::Cpu && self.mesh.degrees().dp_shard > 1 {
+            return Recompute::Always;
+        }
+        let Some(bytes) = config.activation_bytes() else {
+            return if config.gradient_checkpointing { Recompute::Always } else { Recompute::Never };
+        };
+        let warm_up = mesh::warm_up(self.stage.number, self.stage.of, config.pp_ahead) as u64;
+        let micro_batches = inputs.schedule.micro_batches_per_step();
+        let model = crate::model_facts(&inputs.model_config, &inputs.space);
+        let dtype = crate::training_facts(config).dtype;
+        let in_flight = (warm_up + 1).min(micro_batches);
+        Recompute::Within(ActivationBudget { model, dtype, in_flight, bytes })
     }
 
     /// Collective. The map of this stage's weights on this rank's GPU, if it has one.
@@ -235,12 +255,6 @@ fn count_groups(
     Ok(sums.into_iter().map(|sum| sum as u64).collect())
 }
 
-/// Whether blocks are computed again in backward: where it was asked for, and where a graph would keep copies of gathered
-/// weights on a GPU, which would hold the whole stage then. It does not change a bit of θ.
-fn recomputes(config: &TrainConfig, mesh: &Mesh, device: Device) -> bool {
-    config.gradient_checkpointing || (device != Device::Cpu && mesh.degrees().dp_shard > 1)
-}
-
 /// What was made since the inputs were read.
 #[derive(Clone, Copy)]
 pub(crate) struct Built<'a> {
@@ -262,11 +276,13 @@ pub(crate) fn parts<'a>(
     kernels: Option<DeviceMap>,
 ) -> Parts<'a> {
     let Built { model, partition, scope, executor, counts } = built;
+    let recompute = place.recompute(inputs, config);
     let Place { mesh, control, stage, rank_traffic, comm, data, device, .. } = place;
-    let recompute = recomputes(config, &mesh, device);
     let blocks = stage.blocks.clone();
-    let mut overlay =
-        Overlay::new(&inputs.space, blocks, partition, executor, (model.kind(), device), recompute);
+    let mut overlay = Overlay::new(&inputs.space, blocks, partition, executor, (model.kind(), device));
+    if config.merge_delta {
+        overlay.merge();
+    }
     if let Some(map) = kernels {
         overlay.compute_with(map);
     }

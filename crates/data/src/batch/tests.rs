@@ -76,7 +76,8 @@ fn packed_rows_hold_what_padded_ones_do() {
         assert_eq!(packed.input_ids, tokens(&padded, &padded.input_ids));
         assert_eq!(packed.labels, tokens(&padded, &padded.labels));
         assert_eq!(packed.attention_mask, vec![1; packed.len]);
-        let counts = |batch: &MicroBatch| (batch.label_count(), batch.supervised_count(), batch.token_count());
+        let counts =
+            |batch: &MicroBatch| (batch.label_count(), batch.supervised_count(), batch.token_count());
         assert_eq!(counts(&packed), counts(&padded));
     }
     let empty = pack(&dataset(9), &[]);

@@ -112,8 +112,7 @@ fn packed_sequences_do_not_see_each_other() {
         tch::manual_seed(3);
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Double, Device::Cpu));
         let ones = || Tensor::ones([8], (Kind::Double, Device::Cpu));
-        let weights =
-            BlockWeights::from_parts(ones(), ones(), |kind| random(&kind.shape(model.config())));
+        let weights = BlockWeights::from_parts(ones(), ones(), |kind| random(&kind.shape(model.config())));
         let x = random(&[1, 15, 8]);
         let packed = model.block(0, &weights, &x, &model.packed_context(&lengths));
         let mut start = 0;

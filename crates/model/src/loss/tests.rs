@@ -93,7 +93,10 @@ fn tiles_and_chunks_give_the_loss_of_one_piece() {
                 let Ok(found) =
                     cross_entropy(&case.hidden, &norm, &mut whole, &case.next(), chunk, Some(20.0));
                 assert_eq!(found.tokens, 20);
-                assert!((found.loss_sum.double_value(&[]) / expected - 1.0).abs() < tolerance, "{vocab} {kind:?} {chunk}");
+                assert!(
+                    (found.loss_sum.double_value(&[]) / expected - 1.0).abs() < tolerance,
+                    "{vocab} {kind:?} {chunk}"
+                );
                 let grad = found.grad.unwrap();
                 assert_eq!(grad.kind(), kind);
                 let off = largest_difference(&grad, &expected_grad);
