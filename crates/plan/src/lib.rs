@@ -48,7 +48,7 @@ pub use parameters::Parameters;
 pub use plan::Plan;
 pub use ranking::{RankedMesh, cheapest, meshes};
 pub use sections::Section;
-pub use stage::stages;
+pub use stage::{operations_a_token, stages};
 pub use steps::Steps;
 pub use time::Timing;
 pub use traffic::{AxisTraffic, Certainty, Move, Traffic};

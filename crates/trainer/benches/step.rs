@@ -53,6 +53,7 @@ fn main() {
             ),
             recompute: Recompute::Never,
             cross_entropy_chunk: 1024,
+            probe: None,
         },
         weights: &weights,
         resident: Resident::whole(&weights),

@@ -4,6 +4,8 @@
 //! runs from the last block to the first; the gradients of a block's weights become sums over θ's groups and are
 //! dropped before the next block's are made.
 
+use std::rc::Rc;
+
 use data::MicroBatch;
 use model::{CrossEntropy, Decoder, SequenceContext, cross_entropy, likeliest, next_labels, to_device};
 use projection::{Dropout, Reducer};
@@ -11,6 +13,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::TrainError;
 use crate::overlay::{AdaptedBlock, Buffers, Overlay, ScaledTheta};
+use crate::probe::{Part, Probe};
 use crate::recompute::Recompute;
 use crate::weights::{FrozenWeights, Stage};
 
@@ -26,6 +29,8 @@ pub struct Pass<'a> {
     pub recompute: Recompute,
     /// Tokens whose logits are alive at once; 0 for all.
     pub cross_entropy_chunk: usize,
+    /// Is told what is done next.
+    pub probe: Option<Rc<dyn Probe>>,
 }
 
 /// ΔW of a micro-batch.
@@ -73,6 +78,7 @@ impl Pass<'_> {
 
     /// On the first stage: token embeddings, `[B, T, H]`.
     pub fn embed(&self, weights: &dyn FrozenWeights, batch: &MicroBatch) -> Tensor {
+        self.enter(Part::Embedding);
         let (table, ids) = weights.embedding(&batch.input_ids);
         let ids = Tensor::from_slice(&ids).reshape([batch.rows as i64, batch.len as i64]);
         let device = self.model.device();
@@ -96,7 +102,9 @@ impl Pass<'_> {
             let frozen = weights.acquire(block);
             let keeps = block >= first_kept;
             let buffers = if keeps { Buffers::Own } else { Buffers::Shared };
+            self.enter(Part::Apply);
             let adapted = self.overlay.block(block, buffers, frozen, update.theta, update.dropout)?;
+            self.enter(Part::Forward);
             let input = hidden.detach().set_requires_grad(block > first);
             if !keeps || block < first {
                 hidden = no_grad(|| self.model.block(block, &adapted.weights, &input, &context));
@@ -139,6 +147,7 @@ impl Pass<'_> {
         batch: &MicroBatch,
         normaliser: Option<f64>,
     ) -> Result<CrossEntropy, TrainError> {
+        self.enter(Part::Head);
         let norm_weight = weights.norm().shallow_clone();
         let norm = |x: &Tensor| self.model.final_norm(&norm_weight, x);
         let normaliser = normaliser.map(|normaliser| normaliser / self.lift(normaliser));
@@ -175,6 +184,7 @@ impl Pass<'_> {
         for block in self.stage.units(self.model.config()).with_backward().rev() {
             let Some(Taped { input, graph }) = blocks.pop() else { unreachable!("every block was taped") };
             let frozen = weights.acquire(block);
+            self.enter(Part::Apply);
             let (adapted, output) = match graph {
                 Some(graph) => {
                     self.overlay.restore(block, &frozen, update.theta, update.dropout)?;
@@ -183,16 +193,19 @@ impl Pass<'_> {
                 None => {
                     let (theta, dropout) = (update.theta, update.dropout);
                     let adapted = self.overlay.block(block, Buffers::Shared, frozen, theta, dropout)?;
+                    self.enter(Part::Forward);
                     let output = self.model.block(block, &adapted.weights, &input, &context);
                     (adapted, output)
                 }
             };
+            self.enter(Part::Backward);
             let mut grads = gradients(&output, &upstream, &input, &adapted.leaves, block > first);
             drop((output, adapted));
             weights.release(block);
             if block > first {
                 upstream = grads.remove(0);
             }
+            self.enter(Part::Reduce);
             self.overlay.reduce(block, grads, lift, update.dropout, reducer)?;
         }
         Ok(self.stage.passes_gradients_back().then_some(upstream))
@@ -205,6 +218,12 @@ impl Pass<'_> {
         match self.model.kind() {
             Kind::Half => normaliser.log2().floor().exp2(),
             _ => 1.0,
+        }
+    }
+
+    fn enter(&self, part: Part) {
+        if let Some(probe) = &self.probe {
+            probe.enter(part);
         }
     }
 

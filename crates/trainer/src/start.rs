@@ -286,7 +286,8 @@ pub(crate) fn parts<'a>(
     if let Some(map) = kernels {
         overlay.compute_with(map);
     }
-    let pass = Pass { model, stage, overlay, recompute, cross_entropy_chunk: config.cross_entropy_chunk };
+    let cross_entropy_chunk = config.cross_entropy_chunk;
+    let pass = Pass { model, stage, overlay, recompute, cross_entropy_chunk, probe: None };
     let stages = data.split("pp", mesh.pipeline_of(comm.rank()));
     let largest = counts.iter().copied().max().unwrap_or(1);
     let decay = match config.lr_scheduler_type {

@@ -196,6 +196,7 @@ fn pass<'a>(
         overlay: Overlay::new(space, 0..blocks, partition, &Serial, (Kind::Float, Device::Cpu)),
         recompute,
         cross_entropy_chunk,
+        probe: None,
     }
 }
 
