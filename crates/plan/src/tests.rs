@@ -71,6 +71,7 @@ fn facts(model: Model) -> Facts {
             block_scope: false,
             isometric: true,
             dropout: 0.05,
+            deterministic: true,
             recompute: false,
             prefetch: true,
             pp_ahead: true,
@@ -88,18 +89,19 @@ fn facts(model: Model) -> Facts {
         host: Host::default(),
         speed: None,
         link: Link::default(),
+        local_link: Link::default(),
     }
 }
 
 fn ranks(count: usize) -> Ranks {
     let mesh = Degrees { dp_replicate: count, dp_shard: 1, pp: 1 };
-    Ranks { total: count as u64, on_host: count as u64, mesh }
+    Ranks { total: count as u64, on_host: count as u64, on_device: count as u64, mesh }
 }
 
 fn mesh(dp_replicate: usize, dp_shard: usize, pp: usize) -> Ranks {
     let mesh = Degrees { dp_replicate, dp_shard, pp };
     let total = (dp_replicate * dp_shard * pp) as u64;
-    Ranks { total, on_host: total, mesh }
+    Ranks { total, on_host: total, on_device: total, mesh }
 }
 
 fn plan(facts: &Facts) -> Plan {

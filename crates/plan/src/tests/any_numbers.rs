@@ -82,6 +82,7 @@ fn any_training() -> impl Strategy<Value = Training> {
             isometric: flags[1],
             dropout,
             recompute: flags[2],
+            deterministic: flags[2],
             prefetch: flags[5],
             pp_ahead: flags[6],
             cross_entropy_chunk: counts[3],
@@ -111,11 +112,20 @@ fn any_facts() -> impl Strategy<Value = Facts> {
     let reals = (proptest::option::of(any_real()), proptest::option::of(any_real()), any::<bool>());
     let counts = proptest::array::uniform3(any_count());
     let shape = (any_count(), any_count());
-    let link = proptest::array::uniform2(proptest::option::of(any_real()));
+    let link = proptest::array::uniform4(proptest::option::of(any_real()));
     (any_model(), any_training(), options, reals, counts, shape, link).prop_map(
-        |(model, training, options, (mean_tokens, speed, tokens), counts, shape, [gbps, ms])| {
+        |(
+            model,
+            training,
+            options,
+            (mean_tokens, speed, tokens),
+            counts,
+            shape,
+            [gbps, ms, local_gbps, local_ms],
+        )| {
             let [max_seq_length, total, on_host] = counts;
             let [rows, longest_tokens, available_memory, free_disk, cores] = options;
+            let is_gpu = tokens && rows.is_some();
             let (total, mesh) = any_mesh(total.max(1), [shape.0, shape.1], &model);
             let wrap =
                 |speed| if tokens { Speed::TokensPerSecond(speed) } else { Speed::TeraflopsPerRank(speed) };
@@ -123,10 +133,11 @@ fn any_facts() -> impl Strategy<Value = Facts> {
                 model,
                 data: Data { rows, mean_tokens, longest_tokens, max_seq_length },
                 training,
-                ranks: Ranks { total, on_host, mesh },
-                host: Host { available_memory, free_disk, cores, is_gpu: false },
+                ranks: Ranks { total, on_host, on_device: on_host, mesh },
+                host: Host { available_memory, free_disk, cores, is_gpu, gpu: None },
                 speed: speed.map(wrap),
                 link: Link { gbps, ms },
+                local_link: Link { gbps: local_gbps, ms: local_ms },
             }
         },
     )
