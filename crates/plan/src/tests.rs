@@ -5,7 +5,9 @@
 mod any_numbers;
 mod by_hand;
 mod cheapest;
+mod hosts;
 mod measured;
+mod measurement;
 mod meshes;
 
 use mesh::Degrees;

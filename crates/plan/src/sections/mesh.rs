@@ -114,7 +114,11 @@ pub(super) fn time(plan: &Plan) -> Section {
         section.row(label, format!("{}: {formula}", seconds(value)));
     };
     if timing.once_seconds > 0.0 {
-        part("+ once a step on every rank", timing.once_seconds, "θ's update, as measured");
+        part(
+            "+ once a step on every rank",
+            timing.once_seconds,
+            "what does not shrink with ranks, as measured",
+        );
     }
     if plan.mesh.dp_shard > 1 {
         let formula = "gathers beyond computing; all of them without --prefetch";
@@ -126,7 +130,10 @@ pub(super) fn time(plan: &Plan) -> Section {
         part("+ filling and draining stages", timing.stage_seconds, formula);
     }
     if plan.ranks > 1 {
-        let ring = "2(n − 1)/n · bytes / bandwidth + 2(n − 1) · latency";
+        let ring = match timing.hosts {
+            1 => "2(n − 1)/n · bytes / bandwidth + 2(n − 1) · latency",
+            _ => "2(n − 1)/n · bytes / bandwidth between hosts + 2 · the latencies of n − 1 links",
+        };
         part("+ all-reduce of θ's gradient", timing.all_reduce_seconds, ring);
         let doubling = "bytes / bandwidth + log2(n) · latency each";
         part("+ small gathers", timing.small_gather_seconds, doubling);
