@@ -107,6 +107,21 @@ fn any_mesh(total: u64, [shards, stages]: [u64; 2], model: &Model) -> (u64, Degr
     (dp_replicate * dp_shard * pp, mesh)
 }
 
+/// A measurement with this number wherever a file may have it; otherwise the throughput.
+fn any_measurement(number: f64, count: u64) -> Speed {
+    let file = serde_json::json!({
+        "format": "gpart-dist bench step 1", "device": "a GPU", "model": "a model", "dtype": "float32",
+        "shape": {"parameters": count, "adapted": count, "hidden": count, "layers": count},
+        "micro_batch_tokens": number,
+        "variants": [{
+            "name": "any", "dropout": 0.0, "deterministic": true, "recompute": false, "step_seconds": number,
+            "tokens_per_second": number, "model_tflops": number, "parts": {"update": number / 3.0, "apply": number / 3.0},
+        }],
+    });
+    let measurement = Measurement::parse("any", &file.to_string());
+    measurement.map_or(Speed::TeraflopsPerRank(number), Speed::Measured)
+}
+
 fn any_facts() -> impl Strategy<Value = Facts> {
     let options = proptest::array::uniform5(proptest::option::of(any_count()));
     let reals = (proptest::option::of(any_real()), proptest::option::of(any_real()), any::<bool>());
@@ -125,10 +140,13 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         )| {
             let [max_seq_length, total, on_host] = counts;
             let [rows, longest_tokens, available_memory, free_disk, cores] = options;
-            let is_gpu = tokens && rows.is_some();
+            let is_gpu = local_gbps.is_some();
             let (total, mesh) = any_mesh(total.max(1), [shape.0, shape.1], &model);
-            let wrap =
-                |speed| if tokens { Speed::TokensPerSecond(speed) } else { Speed::TeraflopsPerRank(speed) };
+            let wrap = |speed: f64| match (tokens, is_gpu) {
+                (_, true) => any_measurement(speed, counts[0]),
+                (true, _) => Speed::TokensPerSecond(speed),
+                (false, _) => Speed::TeraflopsPerRank(speed),
+            };
             Facts {
                 model,
                 data: Data { rows, mean_tokens, longest_tokens, max_seq_length },

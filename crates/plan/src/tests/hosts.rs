@@ -1,6 +1,6 @@
 //! Ranks on several hosts: which link a group of ranks goes over, by hand.
 
-use ::mesh::Mesh;
+use mesh::Mesh;
 
 use super::*;
 
