@@ -36,10 +36,10 @@ pub struct PlanArgs {
     /// Ranks on a host [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000), help_heading = "Plan")]
     ranks_per_host: Option<u64>,
-    /// Memory of a host, in place of what this one has
+    /// Memory of a host whose ranks compute on CPUs, in place of what this one has
     #[arg(long, value_name = "GIB", value_parser = positive, help_heading = "Plan")]
     host_memory: Option<f64>,
-    /// Memory of a GPU, in place of what this host's have
+    /// Memory of a GPU, for ranks that compute on GPUs, in place of what this host's have
     #[arg(long, value_name = "GIB", value_parser = positive, help_heading = "Plan")]
     gpu_memory: Option<f64>,
     /// Cores of a host, in place of this one's
