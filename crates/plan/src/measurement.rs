@@ -162,7 +162,9 @@ impl Measurement {
         let variant = self.variant(&facts.training)?;
         let same_shape = self.is_of_shape(facts);
         let step = variant.step_seconds;
-        let is_applied_once = variant.dropout == 0.0 && !variant.recompute;
+        let is_once = |dropout: f64, recompute: bool| dropout == 0.0 && !recompute;
+        let is_applied_once = is_once(variant.dropout, variant.recompute)
+            && is_once(facts.training.dropout, facts.training.recompute);
         let apply = if is_applied_once { variant.parts.apply } else { 0.0 };
         let while_measured = match same_shape {
             true => variant.tokens_per_second * operations_a_token(facts)?,
@@ -176,11 +178,7 @@ impl Measurement {
             same_shape,
             operations_per_second: while_measured * step / (step - variant.parts.update - apply),
             update_seconds: variant.parts.update,
-            apply_seconds: if facts.training.dropout > 0.0 || facts.training.recompute {
-                0.0
-            } else {
-                apply * adapted
-            },
+            apply_seconds: apply * adapted,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Files of `bench step`: what a plan takes from them, and what is refused.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -217,4 +218,22 @@ fn what_is_no_measurement_is_refused() {
     }
     let long = parse(&of("/model", json!("x".repeat(1000)))).unwrap();
     assert_eq!(long.model.len(), 40);
+}
+
+proptest! {
+    /// Whatever becomes of a file, it is refused or planned with.
+    #[test]
+    fn no_file_panics(cuts in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4), end: prop::sample::Index) {
+        let mut text = file().to_string().into_bytes();
+        for (at, byte) in cuts {
+            let at = at.index(text.len());
+            text[at] = byte;
+        }
+        text.truncate(if end.index(4) == 0 { end.index(text.len()) } else { text.len() });
+        if let Ok(measurement) = parse(&String::from_utf8_lossy(&text)) {
+            let facts = planned(&file(), ranks(8));
+            let plan = plan(&Facts { speed: Some(Speed::Measured(measurement)), ..facts });
+            prop_assert!(plan.timing.step_seconds > 0.0);
+        }
+    }
 }
