@@ -213,7 +213,8 @@ fn stage_messages(volumes: &Volumes, layout: &Layout<'_>, network: Network) -> f
         let directions = 1.0 + f64::from(u8::from(stage.sends_backward()));
         directions * (pace.transfer(volumes.message as f64) + pace.latency())
     });
-    boundaries.sum()
+    // An empty sum of floats is -0.
+    boundaries.fold(0.0, |all, boundary| all + boundary)
 }
 
 fn all_reduce(bytes: u64, network: Network, all: Group) -> f64 {

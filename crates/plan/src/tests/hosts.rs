@@ -33,6 +33,7 @@ fn copies_on_one_host_and_on_eight() {
     near(one.all_reduce_seconds, 2.0 * 7.0 / 8.0 * 104e-8 + 14.0 * 1e-3);
     near(one.small_gather_seconds, 4.0 * 7.0 * 128e-8 + 4.0 * 3.0 * 1e-3);
     assert_eq!((one.hosts, one.gather_seconds, one.stage_seconds), (1, 0.0, 0.0));
+    assert!(one.stage_seconds.is_sign_positive());
     near(one.step_seconds, one.compute_seconds + one.all_reduce_seconds + one.small_gather_seconds);
 
     let eight = timing([64, 1, 1], 8);
