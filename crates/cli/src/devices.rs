@@ -47,7 +47,12 @@ const USABLE_PERCENT: u64 = 94;
 /// The memory of this rank's GPU, where it has one.
 pub fn memory(plane: &DataPlane) -> Option<GpuMemory> {
     let own = plane.gpu.as_ref()?;
-    Some(GpuMemory { available: own.gpu.memory / 100 * USABLE_PERCENT, ranks: own.ranks as u64 })
+    Some(GpuMemory { available: usable(own.gpu.memory), ranks: own.ranks as u64 })
+}
+
+/// What a rank can use of so many bytes of a GPU.
+pub fn usable(memory: u64) -> u64 {
+    memory / 100 * USABLE_PERCENT
 }
 
 /// How ranks compute and talk.

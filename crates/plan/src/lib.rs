@@ -19,11 +19,14 @@ mod disk;
 mod error;
 mod facts;
 mod groups;
+mod measurement;
 mod memory;
+mod network;
 mod ownership;
 mod parameters;
 mod plan;
 mod ranking;
+mod scaling;
 mod sections;
 mod stage;
 mod steps;
@@ -42,11 +45,13 @@ pub use facts::{
     BlockRun, Data, Dtype, Facts, Host, Linear, Link, Model, PartitionKind, Ranks, Role, Speed, Training,
 };
 pub use groups::{FixedPointFormat, GroupSizes};
+pub use measurement::{Measured, Measurement};
 pub use memory::{Memory, Part, Phase, Remedy, memory};
 pub use ownership::StagePlan;
 pub use parameters::Parameters;
 pub use plan::Plan;
 pub use ranking::{RankedMesh, cheapest, meshes};
+pub use scaling::Scaling;
 pub use sections::Section;
 pub use stage::{operations_a_token, stages};
 pub use steps::Steps;
