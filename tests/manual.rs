@@ -35,6 +35,7 @@ const COMMANDS: [&str; 30] = [
     "log-level",
     "bench",
     "bench kernels",
+    "bench step",
     "gpu-check",
     "doctor",
     "completions",

@@ -12,7 +12,7 @@ use std::ffi::{CStr, c_char, c_int};
 
 pub use cuda::{CudaError, CudaLibrary, load_cuda};
 pub use profile::{Profile, Span, peak_bytes, reset_peak_bytes, span};
-pub use tensors::{Packed, gradients, packed_attention, pinned};
+pub use tensors::{Packed, copy_in_order, gradients, packed_attention, pinned, pinned_bytes};
 
 unsafe extern "C" {
     fn gpart_last_error() -> *const c_char;

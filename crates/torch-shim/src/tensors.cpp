@@ -55,4 +55,17 @@ int gpart_pinned(const at::Tensor* tensor, at::Tensor** pinned) {
   return guarded([=] { *pinned = new at::Tensor(tensor->pin_memory()); });
 }
 
+// Page-locked memory for so many bytes.
+int gpart_pinned_bytes(int64_t length, at::Tensor** pinned) {
+  return guarded([=] {
+    *pinned = new at::Tensor(at::empty({length}, at::TensorOptions().dtype(at::kByte).pinned_memory(true)));
+  });
+}
+
+// Starts a copy, which libtorch keeps in order with whatever uses the target; page-locked memory of the source is not
+// handed out again before it is done.
+int gpart_copy_in_order(const at::Tensor* target, const at::Tensor* source) {
+  return guarded([=] { target->copy_(*source, /*non_blocking=*/true); });
+}
+
 }  // extern "C"

@@ -24,6 +24,8 @@ unsafe extern "C" {
         window: i64,
         attended: *mut *mut C_tensor,
     ) -> c_int;
+    fn gpart_pinned_bytes(length: i64, pinned: *mut *mut C_tensor) -> c_int;
+    fn gpart_copy_in_order(target: *const C_tensor, source: *const C_tensor) -> c_int;
     fn gpart_pinned(tensor: *const C_tensor, pinned: *mut *mut C_tensor) -> c_int;
 }
 
@@ -99,6 +101,28 @@ pub fn pinned(tensor: &Tensor) -> Result<Tensor, String> {
     Ok(unsafe { Tensor::from_ptr(pinned) })
 }
 
+/// Page-locked memory, which a device copies from on its own: uint8 `[length]`, not initialised.
+///
+/// # Errors
+/// What libtorch says: no device, no memory.
+pub fn pinned_bytes(length: usize) -> Result<Tensor, String> {
+    let mut pinned = std::ptr::null_mut();
+    // SAFETY: there is room for one result.
+    done(unsafe { gpart_pinned_bytes(length as i64, &mut pinned) })?;
+    // SAFETY: without an error this is a tensor that is ours.
+    Ok(unsafe { Tensor::from_ptr(pinned) })
+}
+
+/// Starts a copy of `source` into `target`, which have one shape, without waiting for it. What uses `target` later on the
+/// device comes after it. Page-locked memory may be let go of at once; it must not be written to before the copy is done.
+///
+/// # Errors
+/// What libtorch says.
+pub fn copy_in_order(target: &Tensor, source: &Tensor) -> Result<(), String> {
+    // SAFETY: both tensors live through the call.
+    done(unsafe { gpart_copy_in_order(target.as_ptr(), source.as_ptr()) })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -121,12 +145,20 @@ mod tests {
     }
 
     #[test]
+    fn copies_convert() {
+        let target = Tensor::zeros([3], (Kind::BFloat16, Device::Cpu));
+        copy_in_order(&target, &Tensor::from_slice(&[1.0_f32, 2.0, 3.0078125])).unwrap();
+        assert_eq!(target, Tensor::from_slice(&[1.0_f32, 2.0, 3.0]).to_kind(Kind::BFloat16));
+        assert!(copy_in_order(&target, &Tensor::from_slice(&[1.0_f32, 2.0])).is_err());
+    }
+
+    #[test]
     fn what_needs_a_gpu_says_so() {
         let states = Tensor::zeros([5, 2, 8], (Kind::BFloat16, Device::Cpu));
         let packed = Packed { cumulative: Tensor::from_slice(&[0_i32, 2, 5]), longest: 3 };
         assert!(packed_attention(&states, &states, &states, &packed, None).is_err());
         if !tch::Cuda::is_available() {
-            assert!(pinned(&states).is_err());
+            assert!(pinned(&states).is_err() && pinned_bytes(8).is_err());
         }
     }
 }
