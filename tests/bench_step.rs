@@ -80,11 +80,18 @@ fn less_memory_and_the_lengths_of_rows() {
 
 #[test]
 fn bad_input() {
+    // Of what the command line itself refuses.
+    for (flags, part) in [
+        (&["--length", "0"][..], "at least 1"),
+        (&["--dropout", "1"], "below 1"),
+        (&["--data", "rows.jsonl"], "--tokenizer"),
+        (&["--activation-memory=-1"], "at least 0"),
+    ] {
+        let outcome = bench_step(flags).expect_code(2);
+        assert!(outcome.stderr.contains(part), "{flags:?}: {}", outcome.stderr);
+    }
     for (flags, parts) in [
-        (&["--length", "0"][..], &["--length", "at least 1"][..]),
-        (&["--dropout", "1"], &["--dropout", "below 1"]),
-        (&["--data", "rows.jsonl"], &["--tokenizer"]),
-        (&["--target-modules", "no_such"], &["no_such"]),
+        (&["--target-modules", "no_such"][..], &["no_such"][..]),
         (&["--profile", "/no/such/folder/trace.json", "--length", "8", "--d", "16"], &["/no/such/folder"]),
     ] {
         check_message(&flags.join(" "), &bench_step(flags), 2, parts);

@@ -115,6 +115,7 @@ impl<'a> Bench<'a> {
             after: Vectors::starting_at(vec![0.0; d]),
             adam: AdamW::new(AdamWOptions::with_weight_decay(0.01)),
             step: 0,
+            stamp: 0,
         };
         let mut outcomes = Vec::new();
         for (number, variant) in variants.iter().enumerate() {
@@ -153,7 +154,10 @@ struct Stepper<'a> {
     before: Vectors,
     after: Vectors,
     adam: AdamW,
+    /// Updates of the variant.
     step: u64,
+    /// Different for every θ.
+    stamp: u64,
 }
 
 impl<'a> Stepper<'a> {
@@ -165,6 +169,10 @@ impl<'a> Stepper<'a> {
         torch_shim::set_numerics(Numerics { deterministic: variant.deterministic, tf32: false });
         let device = self.pass.model.device();
         let batches = load.batches(variant.packing, self.vocab());
+        // Every variant begins where the first did.
+        let d = self.before.theta.len();
+        (self.before, self.after) = (Vectors::starting_at(vec![0.0; d]), Vectors::starting_at(vec![0.0; d]));
+        self.step = 0;
         for _ in 0..args.warmup {
             self.step(&batches, variant.dropout)?;
         }
@@ -190,7 +198,8 @@ impl<'a> Stepper<'a> {
         let d = self.before.theta.len();
         let (mut scaled, mut sums, mut grad) = (vec![0.0; d], vec![0; d], vec![0.0; d]);
         scale_theta(&self.before.theta, &self.scales, &mut scaled).map_err(boxed)?;
-        let theta = ScaledTheta { values: &scaled, stamp: self.step };
+        self.stamp += 1;
+        let theta = ScaledTheta { values: &scaled, stamp: self.stamp };
         let normaliser = batches.iter().map(MicroBatch::label_count).sum::<u64>() as f64;
         let mut losses = Vec::with_capacity(batches.len());
         for (number, batch) in batches.iter().enumerate() {
