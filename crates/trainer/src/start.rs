@@ -19,6 +19,7 @@ use crate::control::Control;
 use crate::engine::{Engine, Parts};
 use crate::inputs::Inputs;
 use crate::learning_rate::{Decay, LearningRate};
+use crate::messages::{Stages, reach_device};
 use crate::optimizer::{AdamW, AdamWOptions};
 use crate::overlay::Overlay;
 use crate::pass::Pass;
@@ -127,10 +128,12 @@ pub(crate) struct Place<'a> {
     pub comm: &'a dyn Communicator,
     /// All ranks; sums of θ's gradient.
     pub data: &'a dyn Communicator,
+    /// Weights and activations go from device to device.
+    direct: bool,
 }
 
 impl<'a> Place<'a> {
-    /// The place of this rank.
+    /// Collective. The place of this rank.
     ///
     /// # Errors
     /// More stages than blocks.
@@ -143,13 +146,15 @@ impl<'a> Place<'a> {
         control: &'a dyn Control,
         device: Device,
     ) -> Result<Self, TrainError> {
+        // Before anything that may fail.
+        let direct = reach_device(comm, data, device);
         let model = crate::model_facts(&inputs.model_config, &inputs.space);
         let stages = plan::stages(&model, mesh.degrees().pp)?;
         let first_adapted = inputs.space.modules().first().map_or(0, |module| module.candidate / LINEARS);
         let stage = Stage::of_rank(&mesh, comm.rank(), &stages, first_adapted);
         let dtype = crate::training_facts(config).dtype;
         let rank_traffic = plan::RankTraffic::new(&model, dtype, &mesh, comm.rank(), config.pp_ahead)?;
-        Ok(Self { mesh, control, device, stage, stages, rank_traffic, comm, data })
+        Ok(Self { mesh, control, device, stage, stages, rank_traffic, comm, data, direct })
     }
 
     /// Collective. Reads this rank's part of the frozen weights.
@@ -174,13 +179,22 @@ impl<'a> Place<'a> {
             _ => {
                 let mates = self.data.split("dp-shard", self.mesh.shard_group_of(self.comm.rank()));
                 // What a graph on another device read are copies, which it keeps itself.
-                let keeps_graphs = !recomputes(config, &self.mesh, self.device) && self.device == Device::Cpu;
-                let options = ShardOptions { keeps_graphs, prefetch: config.prefetch };
+                let keeps_graphs = !self.recomputes(config) && self.device == Device::Cpu;
+                let direct = self.direct;
+                let options = ShardOptions { keeps_graphs, prefetch: config.prefetch, direct };
                 Sharded::load(mates, &reader, &self.stage, options, &progress)
                     .map(|weights| Box::new(weights) as _)
             }
         };
         agree(self.comm, loaded)
+    }
+
+    /// Whether blocks are computed again in backward: where it was asked for, and where gathered weights do not outlive
+    /// their use at one address. A graph on a GPU would keep copies of all it read, which would be the whole stage. It does
+    /// not change a bit of θ.
+    fn recomputes(&self, config: &TrainConfig) -> bool {
+        let are_gathered = self.mesh.degrees().dp_shard > 1;
+        config.gradient_checkpointing || (are_gathered && (self.direct || self.device != Device::Cpu))
     }
 
     /// Collective. The map of this stage's weights on this rank's GPU, if it has one.
@@ -235,12 +249,6 @@ fn count_groups(
     Ok(sums.into_iter().map(|sum| sum as u64).collect())
 }
 
-/// Whether blocks are computed again in backward: where it was asked for, and where a graph would keep copies of gathered
-/// weights on a GPU, which would hold the whole stage then. It does not change a bit of θ.
-fn recomputes(config: &TrainConfig, mesh: &Mesh, device: Device) -> bool {
-    config.gradient_checkpointing || (device != Device::Cpu && mesh.degrees().dp_shard > 1)
-}
-
 /// What was made since the inputs were read.
 #[derive(Clone, Copy)]
 pub(crate) struct Built<'a> {
@@ -262,8 +270,8 @@ pub(crate) fn parts<'a>(
     kernels: Option<DeviceMap>,
 ) -> Parts<'a> {
     let Built { model, partition, scope, executor, counts } = built;
-    let Place { mesh, control, stage, rank_traffic, comm, data, device, .. } = place;
-    let recompute = recomputes(config, &mesh, device);
+    let recompute = place.recomputes(config);
+    let Place { mesh, control, stage, rank_traffic, comm, data, device, direct, .. } = place;
     let blocks = stage.blocks.clone();
     let mut overlay =
         Overlay::new(&inputs.space, blocks, partition, executor, (model.kind(), device), recompute);
@@ -272,6 +280,7 @@ pub(crate) fn parts<'a>(
     }
     let pass = Pass { model, stage, overlay, recompute, cross_entropy_chunk: config.cross_entropy_chunk };
     let stages = data.split("pp", mesh.pipeline_of(comm.rank()));
+    let stages = Stages::new(stages, model.kind(), device, direct);
     let largest = counts.iter().copied().max().unwrap_or(1);
     let decay = match config.lr_scheduler_type {
         config::LrScheduler::Cosine => Decay::Cosine,
