@@ -266,7 +266,7 @@ impl Lane {
         }
         match self.waiting.pop_front() {
             Some(Operation::Direct(operation)) => self.launch_direct(operation),
-            // The staging and the stream's own mark are its alone.
+            // While it makes its round trips nobody would look whether these are over.
             Some(staged) if !self.flights.is_empty() => {
                 self.waiting.push_front(staged);
                 Ok(landed)

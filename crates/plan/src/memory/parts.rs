@@ -30,6 +30,14 @@ pub(super) struct Rank<'a> {
     pub micro_batches: u64,
 }
 
+impl Rank<'_> {
+    /// Blocks are computed again in backward. Where a GPU gathers weights they are, whatever was asked for: a graph would keep
+    /// what was gathered.
+    fn recomputes(&self) -> bool {
+        self.facts.training.recompute || (self.facts.host.is_gpu && self.units.shards > 1)
+    }
+}
+
 /// Parts that live as long as the run.
 pub(super) fn held(rank: Rank<'_>) -> Vec<Part> {
     let (facts, training) = (rank.facts, &rank.facts.training);
@@ -116,7 +124,7 @@ fn delta_buffers(rank: Rank<'_>) -> u64 {
             |at: usize| pair[at].run.linears.iter().map(|linear| (linear.role, linear.adapted() > 0));
         adapted(0).eq(adapted(1))
     });
-    match rank.facts.training.recompute && alike {
+    match rank.recomputes() && alike {
         true => product([rank.stage.widest_adapted(), rank.units.number]),
         false => product([rank.stage.adapted_count(), rank.units.number]),
     }
@@ -204,7 +212,7 @@ struct Kept {
 
 impl Kept {
     fn new(rank: Rank<'_>, shape: &Shape<'_>) -> Self {
-        let (stage, recompute) = (rank.stage, rank.facts.training.recompute);
+        let (stage, recompute) = (rank.stage, rank.recomputes());
         let all = stage.with_backward().map(|run| shape.kept(run.run).times(run.repeat)).collect();
         let kept = stage.with_backward().map(|run| shape.kept(run.run));
         Self {
@@ -223,7 +231,7 @@ impl Kept {
 
 /// The moments of a micro-batch's forward and backward that can be the widest, and the bytes in small pieces.
 fn pass_phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
-    let (facts, recompute) = (rank.facts, rank.facts.training.recompute);
+    let (facts, recompute) = (rank.facts, rank.recomputes());
     let shape = Shape::of_training(facts);
     let (kept, ahead) = (Kept::new(rank, &shape), facts.training.pp_ahead);
     let count = rank.stage.in_flight(rank.micro_batches, ahead);
@@ -265,7 +273,7 @@ fn forward_phase(rank: Rank<'_>, shape: &Shape<'_>, mut parts: Vec<Part>) -> (Ph
         parts.push(part("logits, softmax and gradients", head.total));
         return (phase("head and loss", parts), head);
     }
-    let in_graph = !rank.facts.training.recompute && rank.stage.with_backward().next().is_some();
+    let in_graph = !rank.recomputes() && rank.stage.with_backward().next().is_some();
     let block = if in_graph { shape.input() } else { shape.forward_alone() };
     parts.push(part("activations of a block", block.total));
     (phase("forward of a block", parts), block)
