@@ -304,7 +304,14 @@ fn half_precision() {
 #[test]
 fn a_large_vocabulary() {
     let folder = scratch();
-    let shape = folder.path().join("config.json");
+    let model = Model { folder: large_vocabulary(folder.path()), ..demo() };
+    let meshes = [[1, 2, 1], [1, 3, 1], [1, 1, 2], [1, 2, 2]];
+    same_bits(&model, &pairwise(&meshes, 0));
+}
+
+/// Makes a model whose head and embedding have several tiles.
+pub fn large_vocabulary(folder: &Path) -> PathBuf {
+    let shape = folder.join("config.json");
     let mut config = read_json(&repository().join("configs/demo/model/config.json"));
     config["vocab_size"] = 40_000.into();
     config["hidden_size"] = 48.into();
@@ -312,7 +319,7 @@ fn a_large_vocabulary() {
     config["num_key_value_heads"] = 1.into();
     config["head_dim"] = 16.into();
     std::fs::write(&shape, config.to_string()).unwrap();
-    let (shape, made) = (shape.to_str().unwrap(), folder.path().join("model"));
+    let (shape, made) = (shape.to_str().unwrap(), folder.join("model"));
     let args = [
         "random-model",
         "--config",
@@ -323,7 +330,5 @@ fn a_large_vocabulary() {
         made.to_str().unwrap(),
     ];
     Running::start(command(Ranks::Alone, &args)).finish().expect_code(0);
-    let model = Model { folder: made, ..demo() };
-    let meshes = [[1, 2, 1], [1, 3, 1], [1, 1, 2], [1, 2, 2]];
-    same_bits(&model, &pairwise(&meshes, 0));
+    made
 }

@@ -95,6 +95,44 @@ fn training_over_nccl() {
     check(2, "host", &["--pp", "2"]);
 }
 
+/// The head tile by tile in half precision, from device to device; and where one rank's memory is not reached by its device, all
+/// ranks send through the host's.
+#[test]
+fn tiles_over_nccl() {
+    let folder = scratch();
+    let model = crate::mesh::large_vocabulary(folder.path());
+    let model = ["--model", model.to_str().unwrap(), "--dtype", "bfloat16", "--max-steps", "2"];
+    let alone = folder.path().join("alone");
+    train(Ranks::Alone, &alone, &model);
+    for (last, is_direct) in [("device", true), ("host", false)] {
+        let output = folder.path().join(last);
+        let log = output.with_extension("log");
+        let flags = ["--comm", "nccl", "--dp-shard", "2", "--pp", "2"];
+        let args = training_args(&output, &[&flags[..], &model].concat());
+        let script =
+            format!("[ $OMPI_COMM_WORLD_RANK = 3 ] && export FAKE_CUDA_POINTERS={last}; exec \"$0\" \"$@\"");
+        let mut command = in_shell(4, &script, &args);
+        let variables = [("FAKE_CUDA_DEVICES", "4"), ("FAKE_CUDA_LOG", log.to_str().unwrap())];
+        on_doubles(&mut command, doubles(), &variables);
+        Running::start(command).finish().expect_code(0);
+        assert_eq!(thetas(&output), thetas(&alone), "{last}");
+        traffic_as_planned(&output);
+        assert_eq!(std::fs::read_to_string(&log).unwrap().contains("direct"), is_direct, "{last}");
+    }
+}
+
+/// `args` on so many ranks, each started by a shell that runs `script` with the program and its arguments.
+fn in_shell(ranks: usize, script: &str, args: &[OsString]) -> Command {
+    let plain = command(Ranks::Mpi(ranks), args);
+    let mut command = Command::new(plain.get_program());
+    command.args(["--oversubscribe", "-n", &ranks.to_string(), "sh", "-c", script]);
+    command.arg(program()).args(args).current_dir(repository());
+    plain.get_envs().for_each(|(name, value)| {
+        value.map(|value| command.env(name, value));
+    });
+    command
+}
+
 fn held_out_losses(output: &Path) -> String {
     std::fs::read_to_string(output.join("held_out.jsonl")).unwrap()
 }
@@ -210,14 +248,8 @@ fn nccl_fails_in_the_middle() {
 fn dies(ranks: usize, operation: &str, args: &[OsString]) {
     let folder = scratch();
     let log = folder.path().join("log");
-    let plain = command(Ranks::Mpi(ranks), args);
-    let mut command = Command::new(plain.get_program());
     let outliving = "\"$0\" \"$@\"; code=$?; [ $code -lt 128 ] || sleep 60; exit $code";
-    command.args(["--oversubscribe", "-n", &ranks.to_string(), "sh", "-c", outliving]);
-    command.arg(program()).args(args).current_dir(repository());
-    plain.get_envs().for_each(|(name, value)| {
-        value.map(|value| command.env(name, value));
-    });
+    let mut command = in_shell(ranks, outliving, args);
     let variables = [("FAKE_NCCL_DIE_AT", operation), ("FAKE_CUDA_LOG", log.to_str().unwrap())];
     on_doubles(&mut command, doubles(), &variables);
     let outcome = Running::start(command).finish();
