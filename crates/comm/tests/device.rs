@@ -36,7 +36,7 @@ fn messages_from_device_to_device() {
         .env("LD_LIBRARY_PATH", &folder)
         .env("FAKE_CUDA_DEVICES", "3")
         .env("FAKE_CUDA_LOG", &log)
-        .env("FAKE_NCCL_DELAY_US", "2000")
+        .env("FAKE_NCCL_DELAY_US", "1000")
         .env_remove("CUDA_VISIBLE_DEVICES")
         .env(INSIDE, "1")
         .output()
@@ -260,7 +260,7 @@ fn any_order() {
         Just(Step::Finish),
     ];
     let steps = (2..4usize, prop::collection::vec(step, 1..16));
-    let mut runner = TestRunner::new(Config { cases: 24, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 16, failure_persistence: None, ..Config::default() });
     runner
         .run(&steps, |(ranks, steps)| {
             on_nccl(ranks, |comm| follow(comm, &steps));

@@ -148,6 +148,10 @@ impl<'a> Place<'a> {
     ) -> Result<Self, TrainError> {
         // Before anything that may fail.
         let direct = reach_device(comm, data, device);
+        tracing::info!(
+            direct,
+            "weights and activations go from device to device, or through the host's memory"
+        );
         let model = crate::model_facts(&inputs.model_config, &inputs.space);
         let stages = plan::stages(&model, mesh.degrees().pp)?;
         let first_adapted = inputs.space.modules().first().map_or(0, |module| module.candidate / LINEARS);

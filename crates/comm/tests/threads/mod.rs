@@ -62,7 +62,7 @@ impl Communicator for Threads {
     }
 
     fn all_reduce_sum(&self, _values: &mut [i64]) {
-        unimplemented!("the start of NCCL has no sums")
+        unreachable!("the start of NCCL has no sums")
     }
 
     fn all_gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
@@ -94,7 +94,7 @@ impl Communicator for Threads {
     }
 
     fn start_all_gather(&self, _mine: Piece, _all: Region) -> Pending<Region> {
-        unimplemented!("the start of NCCL has no pieces")
+        unreachable!("the start of NCCL has no pieces")
     }
 
     fn start_send(&self, to: usize, message: Piece) -> Pending<()> {
