@@ -14,6 +14,11 @@ use super::pieces::Pieces;
 use super::sharded::{ShardOptions, Units};
 use crate::messages::device_memory;
 
+/// Where libtorch chooses among kernels for a product it asks how addresses are aligned, up to so many bytes, and other kernels
+/// may give other bits than a rank alone gets. libtorch's allocator aligns tensors of their own to more than that. Tensors of
+/// a unit are padded to less; those of models in use are multiples of this all the same, so they are seldom copied.
+const ALIGNMENT: usize = 256;
+
 /// Units in the device's memory.
 pub(super) struct DirectUnits {
     kind: Kind,
@@ -79,6 +84,7 @@ impl Units for DirectUnits {
     fn view(&self, offset: usize, shape: &[i64]) -> Tensor {
         let Some(memory) = &self.held else { unreachable!("a unit is looked at while it is held") };
         let bytes = shape.iter().product::<i64>() * self.kind.elt_size_in_bytes() as i64;
-        memory.narrow(0, offset as i64, bytes).view_dtype(self.kind).view(shape)
+        let view = memory.narrow(0, offset as i64, bytes).view_dtype(self.kind).view(shape);
+        if offset.is_multiple_of(ALIGNMENT) { view } else { view.copy() }
     }
 }
