@@ -59,6 +59,8 @@ fn everything_passes_on_the_cpu() {
         "bits bfloat16 dp-shard 2",
         "bits float32 pp 2",
         "resume after a stop",
+        "packing float32",
+        "packing bfloat16",
         "curve bfloat16",
         "greedy continuations",
         "eval in any batch",
@@ -68,7 +70,7 @@ fn everything_passes_on_the_cpu() {
         assert!(check["seconds"].as_f64().unwrap() > 0.0);
         assert!(!check["numbers"].as_object().unwrap().is_empty(), "{check:#}");
     }
-    for name in ["bits float32 comm nccl", "speed"] {
+    for name in ["bits float32 comm nccl", "speed", "step demo"] {
         assert_eq!(check_of(&report, name)["result"], "not-run", "{name}");
     }
     // The numbers are those of the official run's log.

@@ -13,6 +13,7 @@ mod bad_model;
 mod bad_output;
 mod bad_own_data;
 mod bad_settings;
+mod bench_step;
 mod bundle;
 mod control;
 mod doctor;

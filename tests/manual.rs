@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::harness::{alone, check_message, scratch, snapshot};
 
 /// Every command, with those of its own.
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 31] = [
     "metamath",
     "train",
     "plan",
@@ -35,6 +35,7 @@ const COMMANDS: [&str; 30] = [
     "log-level",
     "bench",
     "bench kernels",
+    "bench step",
     "gpu-check",
     "doctor",
     "completions",

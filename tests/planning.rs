@@ -214,6 +214,101 @@ fn refused_plans() {
     }
     plan_command(&output, &["--link-ms=-1"]).expect_code(2).expect_text("a number from 0 on");
     plan_command(&output, &["--link-gbps=0"]).expect_code(2).expect_text("a number above 0");
+    plan_command(&output, &["--local-ms=-1"]).expect_code(2).expect_text("a number from 0 on");
+    plan_command(&output, &["--local-gbps=inf"]).expect_code(2).expect_text("a number above 0");
+    plan_command(&output, &["--gpu-memory=0"]).expect_code(2).expect_text("a number above 0");
+    assert!(!output.exists());
+}
+
+/// A file as `bench step --json` prints it, with made-up numbers.
+fn measurement() -> Value {
+    json!({
+        "format": "gpart-dist bench step 1", "device": "NVIDIA H200", "model": "a model of another shape",
+        "shape": {"parameters": 1000, "adapted": 100, "hidden": 8, "layers": 2}, "dtype": "bfloat16",
+        "micro_batch_tokens": 80, "micro_batches": 8,
+        "variants": [{
+            "name": "default", "dropout": 0.05, "deterministic": true, "recompute": false, "packing": false,
+            "step_seconds": 0.5, "tokens_per_second": 1280.0, "model_tflops": 0.02,
+            "parts": {"apply": 0.0, "update": 0.1},
+        }],
+    })
+}
+
+/// A measured step of one GPU makes a plan of eight, and of 64 on eight hosts.
+#[test]
+fn a_measurement_of_one_rank_plans_many() {
+    let folder = scratch();
+    let (output, file) = (folder.path().join("out"), folder.path().join("step.json"));
+    std::fs::write(&file, measurement().to_string()).unwrap();
+    let measured = ["--measured", file.to_str().unwrap(), "--mean-tokens", "80", "--gpu-memory", "100"];
+    let of = |more: &[&str]| plan(&output, &[&measured, more].concat());
+    let eight = of(&["--ranks", "8", "--dp-replicate", "8", "--dropout", "0.05"]);
+    // The file is of a GPU, so the plan is.
+    assert_eq!((&eight["is_gpu"], &eight["dtype"]), (&json!(true), &json!("bfloat16")));
+    assert_eq!(eight["memory"]["host_peak"], eight["memory"]["peak"]);
+    // Whose 100 GiB leave 94.
+    let available = eight["memory"]["available"].as_f64().unwrap() / f64::from(1 << 30);
+    assert!((available - 94.0).abs() < 0.01, "{available}");
+    let timing = &eight["timing"];
+    // 0.02 · 0.5 s / 0.4 s.
+    assert!((float(&timing["operations_per_second"]) - 2.5e10).abs() < 1.0, "{timing}");
+    assert_eq!((&timing["once_seconds"], &timing["speed_is_assumed"]), (&json!(0.1), &json!(false)));
+    assert_eq!((&timing["local_is_assumed"], &timing["hosts"]), (&json!(true), &json!(1)));
+    assert_eq!(eight["measured"]["variant"], "default");
+    assert!(codes(&eight).contains(&"measured_shape"), "{eight}");
+    assert!(!codes(&eight).contains(&"measured_otherwise"), "{eight}");
+    let efficiency = float(&eight["scaling"]["efficiency"]);
+    assert!(efficiency > 0.0 && efficiency < 1.0, "{efficiency}");
+    let otherwise = of(&["--dropout", "0", "--device", "cpu", "--dtype", "float32"]);
+    assert!(codes(&otherwise).contains(&"measured_otherwise") && otherwise["is_gpu"] == false, "{otherwise}");
+
+    let links = ["--local-gbps", "3600", "--local-ms", "0.005", "--link-gbps", "400", "--link-ms", "0.02"];
+    let hosts =
+        ["--ranks", "64", "--ranks-per-host", "8", "--dp-replicate", "64", "--accumulation-steps", "64"];
+    let flags = [&measured[..], &links, &hosts].concat();
+    let text = plan_command(&output, &flags).expect_code(0).stdout;
+    for part in [
+        "measured on NVIDIA H200 (default)",
+        "link of a rank within a host",
+        "3,600 Gbit/s and 5.0e-3 ms\n",
+        "link of a rank between 8 hosts",
+        "400 Gbit/s and 0.02 ms\n",
+        "tokens a second",
+        "scaling efficiency",
+        "of 64 × the",
+    ] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    assert!(!output.exists());
+}
+
+#[test]
+fn what_is_no_measurement_is_refused() {
+    let folder = scratch();
+    let (output, file) = (folder.path().join("out"), folder.path().join("step.json"));
+    let mut negative = measurement();
+    negative["variants"][0]["step_seconds"] = json!(-0.5);
+    let other = measurement().to_string().replace("step 1", "step 7");
+    let cases: [(Vec<u8>, &str); 6] = [
+        (Vec::new(), "EOF while parsing"),
+        (b"{\"format\": NaN}".to_vec(), "line 1"),
+        (b"{}".to_vec(), "it has no \"format\""),
+        (other.into_bytes(), "its format is \"gpart-dist bench step 7\""),
+        (negative.to_string().into_bytes(), "step_seconds of \"default\" is -0.5"),
+        (b"\xff\xfe".to_vec(), "UTF-8"),
+    ];
+    let path = file.to_str().unwrap();
+    for (bytes, says) in cases {
+        std::fs::write(&file, bytes).unwrap();
+        let outcome = plan_command(&output, &["--measured", path]);
+        check_message(says, &outcome, 2, &[path, "cannot be used", says, "bench step --json"]);
+    }
+    for (path, says) in [("/no/such.json", "No such file"), (folder.path().to_str().unwrap(), "directory")] {
+        check_message(path, &plan_command(&output, &["--measured", path]), 2, &[path, says]);
+    }
+    let both = plan_command(&output, &["--measured", path, "--tflops", "1"]);
+    both.expect_code(2).expect_text("cannot be used with");
     assert!(!output.exists());
 }
 

@@ -5,7 +5,10 @@ use std::path::Path;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=src/shim.cpp");
+    const SOURCES: [&str; 3] = ["src/shim.cpp", "src/tensors.cpp", "src/profile.cpp"];
+    for file in SOURCES.into_iter().chain(["src/guarded.h"]) {
+        println!("cargo::rerun-if-changed={file}");
+    }
     // Set by torch-sys's build script, for the crates that depend on it directly.
     let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") else { return };
     println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
@@ -19,6 +22,6 @@ fn main() {
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
-        .file("src/shim.cpp")
+        .files(SOURCES)
         .compile("gpart_torch_shim");
 }

@@ -15,11 +15,16 @@ const WORKSPACE: (&str, &str) = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
 pub const UNPROVEN: &str = "computing on GPUs has not been run on a real one by its authors yet; `gpart-dist gpu-check` compares \
                             it with the CPU, bit for bit";
 
-/// Sets the environment that CUDA's libraries read when they start. To be called first, while there is one thread.
+/// How much libtorch's profiler logs; by default it calls a host without a GPU an error.
+const PROFILER_LOG: (&str, &str) = ("KINETO_LOG_LEVEL", "5");
+
+/// Sets the environment that libtorch's libraries read when they start. To be called first, while there is one thread.
 pub fn prepare_environment() {
-    if std::env::var_os(WORKSPACE.0).is_none() {
-        // SAFETY: no other thread reads or writes the environment yet.
-        unsafe { std::env::set_var(WORKSPACE.0, WORKSPACE.1) };
+    for (name, value) in [WORKSPACE, PROFILER_LOG] {
+        if std::env::var_os(name).is_none() {
+            // SAFETY: no other thread reads or writes the environment yet.
+            unsafe { std::env::set_var(name, value) };
+        }
     }
 }
 
@@ -47,7 +52,12 @@ const USABLE_PERCENT: u64 = 94;
 /// The memory of this rank's GPU, where it has one.
 pub fn memory(plane: &DataPlane) -> Option<GpuMemory> {
     let own = plane.gpu.as_ref()?;
-    Some(GpuMemory { available: own.gpu.memory / 100 * USABLE_PERCENT, ranks: own.ranks as u64 })
+    Some(GpuMemory { available: usable(own.gpu.memory), ranks: own.ranks as u64 })
+}
+
+/// What a rank can use of so many bytes of a GPU.
+pub fn usable(memory: u64) -> u64 {
+    memory / 100 * USABLE_PERCENT
 }
 
 /// How ranks compute and talk.

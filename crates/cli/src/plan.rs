@@ -1,18 +1,20 @@
 //! `plan`: what a run would need, move and take, from config.json and the settings alone.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use config::{Task, TrainArgs, TrainConfig};
+use config::{Device, Resolved, Task, TrainArgs, TrainConfig};
 use hub::Want;
-use plan::{Data, Facts, Host, Level, Link, Plan, Ranks, Speed};
+use plan::{Data, Facts, Host, Level, Link, Measurement, Plan, PlanError, Ranks, Speed};
 use trainer::TrainError;
 
 use crate::exit::Exit;
 use crate::format::print;
 use crate::sources::{Places, note_download};
 use crate::ui::Ui;
-use crate::{fail, host, train};
+use crate::{devices, fail, host, train};
 
 /// Which command.
 #[derive(Subcommand)]
@@ -34,9 +36,12 @@ pub struct PlanArgs {
     /// Ranks on a host [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000), help_heading = "Plan")]
     ranks_per_host: Option<u64>,
-    /// Memory of a host, in place of what this one has
+    /// Memory of a host whose ranks compute on CPUs, in place of what this one has
     #[arg(long, value_name = "GIB", value_parser = positive, help_heading = "Plan")]
     host_memory: Option<f64>,
+    /// Memory of a GPU, for ranks that compute on GPUs, in place of what this host's have
+    #[arg(long, value_name = "GIB", value_parser = positive, help_heading = "Plan")]
+    gpu_memory: Option<f64>,
     /// Cores of a host, in place of this one's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000), help_heading = "Plan")]
     cores: Option<u64>,
@@ -46,18 +51,27 @@ pub struct PlanArgs {
     /// Mean number of tokens of a row [default: --max-seq-length as the upper bound]
     #[arg(long, value_name = "X", value_parser = positive, help_heading = "Plan")]
     mean_tokens: Option<f64>,
+    /// What one rank takes for a step, as `bench step --json` printed it; everything else is predicted from it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tokens_per_second", "tflops"], help_heading = "Plan")]
+    measured: Option<PathBuf>,
     /// Throughput of the whole run on its mesh, for the time it takes
     #[arg(long, value_name = "X", value_parser = positive, conflicts_with = "tflops", help_heading = "Plan")]
     tokens_per_second: Option<f64>,
     /// Throughput of a rank in 10^12 operations a second, for the time it takes
     #[arg(long, value_name = "X", value_parser = positive, help_heading = "Plan")]
     tflops: Option<f64>,
-    /// What a rank sends a second over its link, 10^9 bits, for the time that messages take
+    /// What a rank sends a second over its link to other hosts, 10^9 bits, for the time that messages take
     #[arg(long, value_name = "X", value_parser = positive, help_heading = "Plan")]
     link_gbps: Option<f64>,
-    /// What a message takes however short it is, milliseconds one way
+    /// What a message to another host takes however short it is, milliseconds one way
     #[arg(long, value_name = "X", value_parser = not_negative, help_heading = "Plan")]
     link_ms: Option<f64>,
+    /// What a rank sends a second over its link to ranks of its host, 10^9 bits [default: as --link-gbps]
+    #[arg(long, value_name = "X", value_parser = positive, help_heading = "Plan")]
+    local_gbps: Option<f64>,
+    /// What a message to a rank of the same host takes, milliseconds one way [default: as --link-ms]
+    #[arg(long, value_name = "X", value_parser = not_negative, help_heading = "Plan")]
+    local_ms: Option<f64>,
     /// Print JSON
     #[arg(long, help_heading = "Plan")]
     json: bool,
@@ -103,7 +117,9 @@ fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
         Some(_) => args.train.clone().with_default("data", "rows.jsonl"),
         None => args.train.clone(),
     };
-    let resolved = train::resolve(task, &train)?;
+    let mut resolved = train::resolve(task, &train)?;
+    let measured = args.measured.as_deref().map(measurement).transpose()?;
+    let gpus = settle(&mut resolved, measured.as_ref());
     let config = &resolved.config;
     let ui = Ui::new(&resolved);
     resolved.warnings.iter().for_each(|warning| ui.warning(warning));
@@ -113,6 +129,8 @@ fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
     let adapter = trainer::adapter_config(config, &base_model);
     let space = trainer::adapted_space(config, &adapter, &trainer::linear_modules(&model_config))?;
     let ranks = args.ranks.or_else(launched_ranks).unwrap_or(1);
+    let host = host_facts(config, args, &gpus);
+    let on_host = args.ranks_per_host.unwrap_or(ranks).min(ranks);
     Ok(Facts {
         model: plan::Model {
             stored_bytes: stored_bytes(&folder),
@@ -128,22 +146,72 @@ fn facts(task: Task, args: &PlanArgs) -> Result<Facts, TrainError> {
         training: trainer::training_facts(config),
         ranks: Ranks {
             total: ranks,
-            on_host: args.ranks_per_host.unwrap_or(ranks).min(ranks),
+            on_host,
+            on_device: match (host.is_gpu, config.share_gpu) {
+                (false, _) => on_host,
+                (true, false) => 1,
+                (true, true) => on_host.div_ceil(gpus.len().max(1) as u64),
+            },
             mesh: trainer::degrees(config, ranks as usize),
         },
-        host: Host {
-            is_gpu: false,
-            available_memory: args.host_memory.map(|gib| (gib * GIB) as u64).or_else(host::available_memory),
-            free_disk: checkpoint::free_bytes(&config.output_dir()),
-            cores: args.cores.or_else(|| std::thread::available_parallelism().ok().map(|n| n.get() as u64)),
-        },
-        speed: match (args.tokens_per_second, args.tflops) {
-            (Some(tokens), _) => Some(Speed::TokensPerSecond(tokens)),
-            (None, Some(tflops)) => Some(Speed::TeraflopsPerRank(tflops)),
-            (None, None) => None,
+        host,
+        speed: match (measured, args.tokens_per_second, args.tflops) {
+            (Some(measured), ..) => Some(Speed::Measured(measured)),
+            (None, Some(tokens), _) => Some(Speed::TokensPerSecond(tokens)),
+            (None, None, Some(tflops)) => Some(Speed::TeraflopsPerRank(tflops)),
+            (None, None, None) => None,
         },
         link: Link { gbps: args.link_gbps, ms: args.link_ms },
+        local_link: Link { gbps: args.local_gbps, ms: args.local_ms },
     })
+}
+
+/// Settles what the run is planned for and returns this host's GPUs where it is for GPUs. `auto` is a GPU where the
+/// measurement is of one or, without a measurement, where this host has one.
+fn settle(resolved: &mut Resolved, measured: Option<&Measurement>) -> Vec<comm::Gpu> {
+    let wanted = resolved.config.device;
+    let gpus = if wanted == Device::Cpu { Vec::new() } else { comm::accelerators().gpus };
+    let is_gpu = match (wanted, measured) {
+        (Device::Cpu, _) => false,
+        (Device::Cuda, _) => true,
+        (Device::Auto, Some(measured)) => !measured.is_of_cpu(),
+        (Device::Auto, None) => !gpus.is_empty(),
+    };
+    resolved.computes_on(if is_gpu { Device::Cuda } else { Device::Cpu });
+    if is_gpu { gpus } else { Vec::new() }
+}
+
+fn host_facts(config: &TrainConfig, args: &PlanArgs, gpus: &[comm::Gpu]) -> Host {
+    let is_gpu = config.device == Device::Cuda;
+    let bytes = |gib: f64| (gib * GIB) as u64;
+    let memory = match is_gpu {
+        true => {
+            let memory = args.gpu_memory.map(bytes).or_else(|| gpus.iter().map(|gpu| gpu.memory).min());
+            memory.map(devices::usable)
+        }
+        false => args.host_memory.map(bytes).or_else(host::available_memory),
+    };
+    Host {
+        is_gpu,
+        gpu: gpus.first().map(|gpu| gpu.name.clone()),
+        available_memory: memory,
+        free_disk: checkpoint::free_bytes(&config.output_dir()),
+        cores: args.cores.or_else(|| std::thread::available_parallelism().ok().map(|n| n.get() as u64)),
+    }
+}
+
+/// No measurement is nearly as long.
+const LONGEST_MEASUREMENT: u64 = 1 << 24;
+
+/// Reads a file of `bench step --json`.
+fn measurement(path: &Path) -> Result<Measurement, PlanError> {
+    let name = path.display().to_string();
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(LONGEST_MEASUREMENT).read_to_string(&mut text));
+    match read {
+        Ok(_) => Measurement::parse(&name, &text),
+        Err(error) => Err(PlanError::Measurement { file: name, what: error.to_string() }),
+    }
 }
 
 /// The ranks that a launcher started this command with.

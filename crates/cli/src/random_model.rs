@@ -89,7 +89,7 @@ pub fn random_model(args: &RandomModelArgs) -> Exit {
 }
 
 fn run(args: &RandomModelArgs) -> Result<String, Failed> {
-    let (text, path) = config_text(args)?;
+    let (text, path) = config_text(args.shape.as_deref(), args.config.as_deref())?;
     let config = ModelConfig::from_json(&text, &path)?;
     let (text, deviation) = adjusted(&text, &path)?;
     let tokenizer = data::tokenizer_files(&args.tokenizer);
@@ -125,21 +125,22 @@ fn run(args: &RandomModelArgs) -> Result<String, Failed> {
     ))
 }
 
-/// The text of the config.json that the command names, and what to call it in errors.
-fn config_text(args: &RandomModelArgs) -> Result<(String, PathBuf), Failed> {
-    match (&args.shape, &args.config) {
+/// The text of the config.json of a known shape or at a path, and what to call it in errors.
+fn config_text(shape: Option<&str>, path: Option<&Path>) -> Result<(String, PathBuf), Failed> {
+    match (shape, path) {
         (Some(name), _) => Ok((synthetic::config_of(name)?.to_owned(), PathBuf::from(name))),
-        (None, Some(path)) => {
-            let path = if path.is_dir() { path.join("config.json") } else { path.clone() };
-            let text = std::fs::read_to_string(&path).map_err(|source| ModelError::Unreadable {
-                what: "the model's config.json",
-                path: path.clone(),
-                source,
-            })?;
-            Ok((text, path))
-        }
+        (None, Some(path)) => Ok(config_file(path)?),
         // clap asks for one of them.
         (None, None) => Ok((synthetic::config_of("")?.to_owned(), PathBuf::new())),
+    }
+}
+
+/// The text of a config.json, which may be named by its folder, and its path.
+pub fn config_file(path: &Path) -> Result<(String, PathBuf), ModelError> {
+    let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok((text, path)),
+        Err(source) => Err(ModelError::Unreadable { what: "the model's config.json", path, source }),
     }
 }
 

@@ -283,6 +283,13 @@ static SECTIONS: [Section; 7] = [
             key("max-seq-length", COUNT, "2048", "Keep the last N tokens of a longer row").identity(),
             key("use-system-prompt", Kind::Bool, "false", "Put the official system prompt before each row")
                 .identity(),
+            key(
+                "packing",
+                Kind::Bool,
+                "false",
+                "Lay the rows of a micro-batch end to end, each seeing itself alone, in place of padding them",
+            )
+            .identity(),
             key("no-shuffle", Kind::Bool, "false", "Take the rows in the file's order in every epoch")
                 .identity(),
             key("dataset-num-proc", COUNT, "8", "Threads that turn text into tokens"),
@@ -349,6 +356,18 @@ static SECTIONS: [Section; 7] = [
                 "Compute each block again in backward: less memory",
             )
             .alias(&["recompute"]),
+            unset(
+                "activation-memory",
+                NOT_NEGATIVE,
+                "Compute again only those blocks whose activations do not fit in so many GiB",
+            ),
+            key(
+                "merge-delta",
+                Kind::Bool,
+                "false",
+                "In half precision add ΔW to the weights: faster, but small updates are rounded away",
+            )
+            .identity(),
             key("cross-entropy-chunk", COUNT_OR_ZERO, "1024", "Tokens whose logits exist at a time; 0 = all")
                 .identity(),
         ],

@@ -71,6 +71,13 @@ pub struct TrainConfig {
     pub seed: u64,
     pub dtype: Dtype,
     pub gradient_checkpointing: bool,
+    /// GiB; none: every graph is kept, or none.
+    #[serde(default)]
+    pub activation_memory: Option<f64>,
+    #[serde(default)]
+    pub merge_delta: bool,
+    #[serde(default)]
+    pub packing: bool,
     /// Tokens; 0 = all at once.
     pub cross_entropy_chunk: usize,
 
@@ -136,6 +143,12 @@ impl TrainConfig {
     /// Rows a full step: micro-batch size × accumulation steps.
     pub fn global_batch_size(&self) -> usize {
         self.micro_batch_size.saturating_mul(self.accumulation_steps)
+    }
+
+    /// `activation_memory` in bytes.
+    pub fn activation_bytes(&self) -> Option<u64> {
+        // A cast from f64 saturates.
+        self.activation_memory.map(|gib| (gib * f64::from(1 << 30)) as u64)
     }
 
     /// A file says how rows become text.

@@ -1,4 +1,4 @@
-//! Micro-batches: rows of a dataset padded to one length.
+//! Micro-batches: rows of a dataset padded to one length, or packed end to end.
 
 use crate::Dataset;
 
@@ -15,13 +15,16 @@ pub enum PaddingSide {
     Left,
 }
 
-/// Rows padded to the longest of them. Each array is row-major of shape `[rows, len]`.
+/// Rows padded to the longest of them, or packed end to end into a single one. Each array is row-major of shape
+/// `[rows, len]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MicroBatch {
     /// Number of rows.
     pub rows: usize,
     /// Tokens of the longest row.
     pub len: usize,
+    /// Lengths of the sequences that the only row is made of, none of which sees another; empty where rows are padded.
+    pub packed: Vec<usize>,
     /// Token ids, the padding id where there is none.
     pub input_ids: Vec<i64>,
     /// 1 for tokens, 0 for padding.
@@ -41,6 +44,7 @@ pub fn collate(dataset: &Dataset, rows: &[u32], pad_id: u32, side: PaddingSide) 
     let mut batch = MicroBatch {
         rows: rows.len(),
         len,
+        packed: Vec::new(),
         input_ids: vec![i64::from(pad_id); size],
         attention_mask: vec![0; size],
         labels: vec![IGNORED_LABEL; size],
@@ -61,7 +65,37 @@ pub fn collate(dataset: &Dataset, rows: &[u32], pad_id: u32, side: PaddingSide) 
     batch
 }
 
+/// Lays these rows of the dataset end to end, without padding.
+///
+/// # Panics
+/// As [`collate`].
+pub fn pack(dataset: &Dataset, rows: &[u32]) -> MicroBatch {
+    let examples: Vec<_> = rows.iter().map(|&row| dataset.example(row as usize)).collect();
+    let packed: Vec<usize> = examples.iter().map(|example| example.ids.len()).collect();
+    let len = packed.iter().sum();
+    let mut input_ids = Vec::with_capacity(len);
+    let mut labels = vec![IGNORED_LABEL; len];
+    for example in examples {
+        let start = input_ids.len();
+        input_ids.extend(example.ids.iter().map(|&id| i64::from(id)));
+        for &[first, end] in example.supervised {
+            let run = start + first as usize..start + end as usize;
+            labels[run.clone()].copy_from_slice(&input_ids[run]);
+        }
+    }
+    MicroBatch { rows: 1, len, packed, input_ids, attention_mask: vec![1; len], labels }
+}
+
 impl MicroBatch {
+    /// Lengths of the stretches within which a token predicts the next one: the rows with their padding, or what is
+    /// packed.
+    pub fn sequence_lengths(&self) -> Vec<usize> {
+        match self.packed.is_empty() {
+            true => vec![self.len; self.rows],
+            false => self.packed.clone(),
+        }
+    }
+
     /// Labels that are not ignored, before the shift: the official divisor of the loss (`num_items_in_batch`),
     /// which counts a trained first token although nothing predicts it.
     pub fn label_count(&self) -> u64 {
@@ -70,8 +104,14 @@ impl MicroBatch {
 
     /// Labels that are not ignored, after the shift: the terms that the loss sums.
     pub fn supervised_count(&self) -> u64 {
-        // `max` only guards `chunks` against rows without tokens.
-        self.labels.chunks(self.len.max(1)).map(|row| count(&row[1..])).sum()
+        let mut rest = self.labels.as_slice();
+        let mut counted = 0;
+        for length in self.sequence_lengths() {
+            let (sequence, after) = rest.split_at(length);
+            counted += count(sequence.get(1..).unwrap_or_default());
+            rest = after;
+        }
+        counted
     }
 
     /// Tokens without padding.

@@ -26,7 +26,7 @@ mod template;
 mod testing;
 mod tokenizer;
 
-pub use batch::{IGNORED_LABEL, MicroBatch, PaddingSide, collate};
+pub use batch::{IGNORED_LABEL, MicroBatch, PaddingSide, collate, pack};
 pub use dataset::{BuildOptions, Dataset, Example};
 pub use error::{Error, Place, Result};
 pub use order::{MAX_ROWS, epoch_order, randperm};

@@ -113,14 +113,8 @@ impl LoadedModel {
         let executor = trainer::executor(threads);
         let total = config.num_layers as usize;
         let mut overlay = adapted.as_ref().map(|map| {
-            Overlay::new(
-                map.space,
-                0..total,
-                map.partition.as_ref(),
-                executor.as_ref(),
-                (kind, device),
-                false,
-            )
+            let blocks = 0..total;
+            Overlay::new(map.space, blocks, map.partition.as_ref(), executor.as_ref(), (kind, device))
         });
         let mut blocks = Vec::with_capacity(total);
         for block in 0..total {

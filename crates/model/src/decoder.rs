@@ -2,6 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::packed::PackedSequences;
+use crate::transfer::to_device;
 use crate::{
     Activation, BlockWeights, DecoderWeights, Linear, LinearKind, ModelConfig, NormWeight, RotaryTables,
 };
@@ -24,6 +26,8 @@ pub struct SequenceContext {
     rotary: RotaryTables,
     full: Option<Tensor>,
     windowed: Option<Tensor>,
+    /// Sequences end to end in the only row; then there is no mask.
+    packed: Option<PackedSequences>,
 }
 
 impl SequenceContext {
@@ -77,12 +81,23 @@ impl Decoder {
         let real = (!right_padded)
             .then(|| Tensor::from_slice(attention_mask).reshape([b, 1, 1, t]).to_kind(Kind::Bool));
         let window = self.config.sliding_window.as_ref().map(|window| window.tokens).filter(|w| *w < t);
-        let full = real.as_ref().map(|real| allowed(t, None, Some(real)).to_device(self.device));
+        let mask = |window| to_device(&allowed(t, window, real.as_ref()), self.device);
+        let full = real.as_ref().map(|_| mask(None));
         let windowed = match window {
-            Some(_) => Some(allowed(t, window, real.as_ref()).to_device(self.device)),
+            Some(_) => Some(mask(window)),
             None => full.as_ref().map(Tensor::shallow_clone),
         };
-        SequenceContext { rotary: RotaryTables::new(&self.config, t, self.kind, self.device), full, windowed }
+        let rotary = RotaryTables::new(&self.config, t, self.kind, self.device);
+        SequenceContext { rotary, full, windowed, packed: None }
+    }
+
+    /// Positions of sequences of these lengths that lie end to end in one row, `[1, T]`: each counts from 0 and attends to
+    /// itself alone.
+    pub fn packed_context(&self, lengths: &[usize]) -> SequenceContext {
+        let positions: Vec<i64> = lengths.iter().flat_map(|length| 0..*length as i64).collect();
+        let rotary = RotaryTables::of_row(&self.config, &positions, self.kind, self.device);
+        let packed = PackedSequences::new(lengths, self.kind, self.device);
+        SequenceContext { rotary, full: None, windowed: None, packed: Some(packed) }
     }
 
     /// Token embedding: `ids` `[B, T]` (int64) → `[B, T, H]`.
@@ -102,9 +117,12 @@ impl Decoder {
         x: &Tensor,
         context: &SequenceContext,
     ) -> Tensor {
-        let mask = context.mask(self.config.window(block).is_some());
+        let window = self.config.window(block);
         self.block_with(weights, x, &context.rotary, &Linear::forward, |query, key, value| {
-            self.attend(query, key, value, mask)
+            match &context.packed {
+                Some(packed) => packed.attend(self, [query, key, value], window),
+                None => self.attend(query, key, value, context.mask(window.is_some())),
+            }
         })
     }
 
@@ -197,6 +215,10 @@ impl Decoder {
 
     /// RMSNorm (arXiv 1910.07467), the mean square in f32 whatever the compute dtype.
     fn rms_norm(&self, x: &Tensor, weight: &Tensor) -> Tensor {
+        if self.device != Device::Cpu && self.config.norm == NormWeight::Direct {
+            // One kernel, which keeps `x` alone for backward. It multiplies by the weight before it rounds.
+            return x.rms_norm([self.config.hidden_size], Some(weight), self.config.rms_norm_eps);
+        }
         let wide = x.to_kind(Kind::Float);
         let mean_square = wide.square().mean_dim(-1, true, Kind::Float);
         let normed = wide * (mean_square + self.config.rms_norm_eps).rsqrt();
@@ -209,7 +231,7 @@ impl Decoder {
 
 /// Who may attend to whom in rows of `t` tokens: position i to j where `i - window < j ≤ i` and j is `real`
 /// (`[B, 1, 1, t]`). `[t, t]`, or `[B, 1, t, t]` with `real`.
-fn allowed(t: i64, window: Option<i64>, real: Option<&Tensor>) -> Tensor {
+pub(crate) fn allowed(t: i64, window: Option<i64>, real: Option<&Tensor>) -> Tensor {
     let on_cpu = (Kind::Bool, Device::Cpu);
     let causal = Tensor::ones([t, t], on_cpu).tril(0);
     let near = match window {

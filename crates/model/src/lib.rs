@@ -15,7 +15,9 @@ mod error;
 mod head;
 mod linear;
 mod loss;
+mod packed;
 mod rotary;
+mod transfer;
 mod weights;
 
 pub use accounting::{BlockParameters, Parameters};
@@ -26,6 +28,7 @@ pub use decoder::{Decoder, SequenceContext};
 pub use error::ModelError;
 pub use head::{Head, TILE_ROWS, WholeHead, likeliest, tile_count, tile_of, tile_rows};
 pub use linear::{Linear, LinearKind, LinearModule, linear_modules};
-pub use loss::{CrossEntropy, cross_entropy};
+pub use loss::{CrossEntropy, cross_entropy, next_labels};
 pub use rotary::RotaryTables;
+pub use transfer::to_device;
 pub use weights::{BlockWeights, DecoderWeights, WeightReader, block_specs, check_stored, tensor_specs};

@@ -7,24 +7,42 @@
 use tch::{Kind, Tensor, no_grad};
 
 use crate::head::{Head, tile_of};
+use crate::transfer::to_device;
 
 /// Labels with this value are not predicted.
 const IGNORED: i64 = -100;
 
+/// What each position is to predict: the label of the next position of its sequence, or -100. The labels of sequences of
+/// these `lengths` lie end to end.
+///
+/// # Panics
+/// The lengths do not add up to the number of labels.
+pub fn next_labels(labels: &[i64], lengths: impl IntoIterator<Item = usize>) -> Vec<i64> {
+    let mut next = Vec::with_capacity(labels.len());
+    for length in lengths {
+        let sequence = &labels[next.len()..next.len() + length];
+        next.extend_from_slice(sequence.get(1..).unwrap_or_default());
+        next.extend((!sequence.is_empty()).then_some(IGNORED));
+    }
+    assert_eq!(next.len(), labels.len(), "the sequences are all there is");
+    next
+}
+
 /// Loss of a micro-batch and what flows back from it.
 #[derive(Debug)]
 pub struct CrossEntropy {
-    /// Sum of the negative log-likelihoods, nats, not normalised. f64, summed over chunks in order.
-    pub loss_sum: f64,
+    /// Sum of the negative log-likelihoods, nats, not normalised: one f64 on the model's device, summed over chunks in
+    /// order. To read it is to wait for the device.
+    pub loss_sum: Tensor,
     /// Number of predicted tokens.
     pub tokens: u64,
     /// Gradient of `loss_sum / normaliser` by the hidden states, `[B, T, H]`, if one was asked for.
     pub grad: Option<Tensor>,
 }
 
-/// Cross-entropy of `normed(hidden) · headᵀ` against `labels` shifted by one.
+/// Cross-entropy of `normed(hidden) · headᵀ` against what each position is to predict.
 ///
-/// `hidden` is `[B, T, H]`, `labels` row-major `[B, T]`; `norm` maps `[N, H]` → `[N, H]`; `head` is `[V, H]`. Only
+/// `hidden` is `[B, T, H]`, `targets` row-major `[B, T]` ([`next_labels`]); `norm` maps `[N, H]` → `[N, H]`; `head` is `[V, H]`. Only
 /// supervised positions are computed, `chunk` of them at a time (0: all at once). Where the whole head is at hand at
 /// most `chunk × V` logits are alive, likewise where the micro-batch is a single chunk; where the head comes tile by tile to
 /// several chunks, at most `chunk` × a tile's rows, and logits are made twice when a gradient is wanted. Logits are taken in the compute dtype and widened to f32, as transformers does. With
@@ -36,19 +54,18 @@ pub fn cross_entropy<E>(
     hidden: &Tensor,
     norm: &dyn Fn(&Tensor) -> Tensor,
     head: &mut dyn Head<Error = E>,
-    labels: &[i64],
+    targets: &[i64],
     chunk: usize,
     normaliser: Option<f64>,
 ) -> Result<CrossEntropy, E> {
     let size = hidden.size();
     let (rows, length, width) = (size[0], size[1], size[2]);
-    let (positions, targets) = supervised(labels, length as usize);
+    let chunk = if chunk == 0 { targets.len().max(1) } else { chunk };
+    let supervised: Vec<usize> = (0..targets.len()).filter(|at| targets[*at] != IGNORED).collect();
     let flat = hidden.detach().reshape([rows * length, width]);
-    let chunk = if chunk == 0 { labels.len().max(1) } else { chunk };
-    let mut chunks: Vec<Chunk> = positions
+    let mut chunks: Vec<Chunk> = supervised
         .chunks(chunk)
-        .zip(targets.chunks(chunk))
-        .map(|(positions, targets)| Chunk::new(&flat, positions, targets))
+        .map(|positions| Chunk::new(&flat, positions, targets, head.tiles()))
         .collect();
     // By the size of the micro-batch, not by its labels, so that what is needed is known beforehand. Without any label
     // the tiles are gone through all the same: other ranks may wait for them.
@@ -57,7 +74,8 @@ pub fn cross_entropy<E>(
         true => by_chunk(&mut chunks, norm, head, normaliser)?,
         false => by_tile(&mut chunks, norm, head, normaliser)?,
     }
-    let loss_sum = chunks.iter().map(Chunk::loss_sum).sum();
+    let zero = Tensor::zeros([], (Kind::Double, flat.device()));
+    let loss_sum = chunks.iter().filter_map(Chunk::loss_sum).fold(zero, |sum, loss| sum + loss);
     let kind = flat.kind();
     let grad = normaliser.map(|_| {
         let mut grad = flat.zeros_like();
@@ -69,7 +87,7 @@ pub fn cross_entropy<E>(
         }
         grad.reshape([rows, length, width])
     });
-    Ok(CrossEntropy { loss_sum, tokens: positions.len() as u64, grad })
+    Ok(CrossEntropy { loss_sum, tokens: supervised.len() as u64, grad })
 }
 
 /// Chunk after chunk: a chunk's logits of all tiles are kept for its gradient, and the tiles come there and back. The order of additions is [`by_tile`]'s.
@@ -142,7 +160,8 @@ struct Chunk {
     index: Tensor,
     /// Hidden states, `[N, H]`.
     hidden: Tensor,
-    targets: Vec<i64>,
+    /// By tile: which of the positions have their target in it, and where in it; none where no position has.
+    targets: Vec<Option<(Tensor, Tensor)>>,
     /// log Σ exp of the logits seen so far, `[N]`.
     log_sum: Option<Tensor>,
     /// The targets' logits, where their tiles were seen, `[N]`.
@@ -152,11 +171,34 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn new(flat: &Tensor, positions: &[i64], targets: &[i64]) -> Self {
-        let index = Tensor::from_slice(positions).to_device(flat.device());
+    fn new(flat: &Tensor, positions: &[usize], targets: &[i64], tiles: usize) -> Self {
+        let count = positions.len();
+        let mut by_tile: Vec<(Vec<i64>, Vec<i64>)> = vec![Default::default(); tiles];
+        for (row, position) in positions.iter().enumerate() {
+            let (tile, column) = tile_of(targets[*position]);
+            // A target that no tile has would be another tokenizer's; such files are refused when they are read.
+            if let Some((rows, columns)) = by_tile.get_mut(tile) {
+                rows.push(row as i64);
+                columns.push(column);
+            }
+        }
+        // All of it in one transfer.
+        let mut numbers: Vec<i64> = positions.iter().map(|position| *position as i64).collect();
+        by_tile.iter().for_each(|(rows, columns)| numbers.extend(rows.iter().chain(columns)));
+        let numbers = to_device(&Tensor::from_slice(&numbers), flat.device());
+        let mut start = 0;
+        let mut next = |length: usize| {
+            start += length as i64;
+            numbers.narrow(0, start - length as i64, length as i64)
+        };
+        let index = next(count);
+        let of_tile = |(rows, _): (Vec<i64>, Vec<i64>)| {
+            (!rows.is_empty()).then(|| (next(rows.len()), next(rows.len())))
+        };
+        let targets = by_tile.into_iter().map(of_tile).collect();
         let hidden = flat.index_select(0, &index);
-        let target_logits = Tensor::zeros([targets.len() as i64], (Kind::Float, flat.device()));
-        Self { index, hidden, targets: targets.to_vec(), log_sum: None, target_logits, grad: None }
+        let target_logits = Tensor::zeros([count as i64], (Kind::Float, flat.device()));
+        Self { index, hidden, targets, log_sum: None, target_logits, grad: None }
     }
 
     /// Takes a tile's logits into account.
@@ -166,9 +208,9 @@ impl Chunk {
             None => log_sum,
             Some(before) => before.logaddexp(&log_sum),
         });
-        if let Some((rows, columns)) = self.targets_in(tile) {
-            let found = logits.index(&[Some(&rows), Some(&columns)]);
-            let _ = self.target_logits.index_copy_(0, &rows, &found);
+        if let Some((rows, columns)) = &self.targets[tile] {
+            let found = logits.index(&[Some(rows), Some(columns)]);
+            let _ = self.target_logits.index_copy_(0, rows, &found);
         }
     }
 
@@ -180,9 +222,9 @@ impl Chunk {
         let _ = logits.subtract_(&log_sum.unsqueeze(1));
         let _ = logits.exp_();
         let _ = logits.multiply_scalar_(f64::from(scale));
-        if let Some((rows, columns)) = self.targets_in(tile) {
+        if let Some((rows, columns)) = &self.targets[tile] {
             let minus = Tensor::full([rows.size()[0]], f64::from(-scale), (Kind::Float, logits.device()));
-            let _ = logits.index_put_(&[Some(&rows), Some(&columns)], &minus, true);
+            let _ = logits.index_put_(&[Some(rows), Some(columns)], &minus, true);
         }
         let part = logits.to_kind(weight.kind()).matmul(weight);
         self.grad = Some(match self.grad.take() {
@@ -191,38 +233,11 @@ impl Chunk {
         });
     }
 
-    /// Which of the positions have their target in a tile, and where in it.
-    fn targets_in(&self, tile: usize) -> Option<(Tensor, Tensor)> {
-        let places = self.targets.iter().enumerate().map(|(row, target)| (row, tile_of(*target)));
-        let (rows, columns): (Vec<i64>, Vec<i64>) = places
-            .filter(|(_, (target_tile, _))| *target_tile == tile)
-            .map(|(row, (_, column))| (row as i64, column))
-            .unzip();
-        let device = self.hidden.device();
-        let tensor = |values: Vec<i64>| Tensor::from_slice(&values).to_device(device);
-        (!rows.is_empty()).then(|| (tensor(rows), tensor(columns)))
+    /// Σ (log Σ exp − target's logit), nats, as f64.
+    fn loss_sum(&self) -> Option<Tensor> {
+        let log_sum = self.log_sum.as_ref()?;
+        Some((log_sum - &self.target_logits).sum(Kind::Float).to_kind(Kind::Double))
     }
-
-    /// Σ (log Σ exp − target's logit), nats.
-    fn loss_sum(&self) -> f64 {
-        let Some(log_sum) = &self.log_sum else { return 0.0 };
-        (log_sum - &self.target_logits).sum(Kind::Float).double_value(&[])
-    }
-}
-
-/// Flat positions that predict a label, and the labels they predict.
-fn supervised(labels: &[i64], length: usize) -> (Vec<i64>, Vec<i64>) {
-    let mut positions = Vec::new();
-    let mut targets = Vec::new();
-    for (row, row_labels) in labels.chunks_exact(length.max(1)).enumerate() {
-        for (column, label) in row_labels.iter().enumerate().skip(1) {
-            if *label != IGNORED {
-                positions.push((row * length + column - 1) as i64);
-                targets.push(*label);
-            }
-        }
-    }
-    (positions, targets)
 }
 
 #[cfg(test)]

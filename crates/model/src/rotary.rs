@@ -2,9 +2,10 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::transfer::to_device;
 use crate::{ModelConfig, RopeScaling};
 
-/// Cosines and sines of all positions of a row, `[T, D]`, or of a position a row, `[B, 1, 1, D]`, in the compute dtype.
+/// Cosines and sines of the positions of a row, `[T, D]`, or of a position a row, `[B, 1, 1, D]`, in the compute dtype.
 #[derive(Debug)]
 pub struct RotaryTables {
     /// `cos(position · frequency)`, the frequencies twice in a row.
@@ -19,15 +20,21 @@ impl RotaryTables {
         Self::of(config, &Tensor::arange(length, (Kind::Float, device)), kind)
     }
 
+    /// Tables for one row whose tokens stand at `positions`: `[T, D]`.
+    pub fn of_row(config: &ModelConfig, positions: &[i64], kind: Kind, device: Device) -> Self {
+        let positions = to_device(&Tensor::from_slice(positions).to_kind(Kind::Float), device);
+        Self::of(config, &positions, kind)
+    }
+
     /// Tables for rows of one token each, which stands at `positions` `[B]` of its row: `[B, 1, 1, D]`.
     pub fn at(config: &ModelConfig, positions: &[i64], kind: Kind, device: Device) -> Self {
-        let positions = Tensor::from_slice(positions).to_device(device).to_kind(Kind::Float);
+        let positions = to_device(&Tensor::from_slice(positions).to_kind(Kind::Float), device);
         Self::of(config, &positions.view([-1, 1, 1]), kind)
     }
 
     /// Tables for `positions` (f32, any shape), with `D` as one more dim.
     fn of(config: &ModelConfig, positions: &Tensor, kind: Kind) -> Self {
-        let frequencies = Tensor::from_slice(&inverse_frequencies(config)).to_device(positions.device());
+        let frequencies = to_device(&Tensor::from_slice(&inverse_frequencies(config)), positions.device());
         let angles = positions.unsqueeze(-1) * frequencies;
         let angles = Tensor::cat(&[&angles, &angles], -1);
         Self { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }

@@ -127,7 +127,7 @@ impl<'a> Shape<'a> {
     }
 
     /// What is alive besides at the widest place of a block's backward: the model's output, the gradient that comes
-    /// in and its product with the output, and then either three gradients of the MLP (3·N·I, where the product
+    /// in and the one that is made of it, and then either three gradients of the MLP (3·N·I, where the product
     /// of gate and up is taken apart) or those of attention (N·(4Q + 3K)).
     pub fn backward(&self) -> Bytes {
         let mlp = self.compute(3, self.model.intermediate);

@@ -15,6 +15,18 @@ pub enum PlanError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Stages(#[from] mesh::StageError),
+    /// A file is no measurement.
+    #[error("the measurement {file} cannot be used: {what}")]
+    #[diagnostic(
+        code(input::measurement),
+        help("make one on the machine that is planned for: `gpart-dist bench step --json > FILE`")
+    )]
+    Measurement {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The host does not have the memory.
     #[error(
         "the run needs about {} of memory on this {} ({}), which has {} available: {}",

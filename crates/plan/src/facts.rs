@@ -4,6 +4,7 @@ use mesh::Degrees;
 use serde::Serialize;
 
 use crate::count::{product, sum};
+use crate::measurement::Measurement;
 
 /// Everything that a plan depends on.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +21,10 @@ pub struct Facts {
     pub host: Host,
     /// A throughput to reckon time with.
     pub speed: Option<Speed>,
-    /// What joins the ranks.
+    /// What joins a rank to ranks of other hosts, and to those of its own where [`Self::local_link`] says nothing.
     pub link: Link,
+    /// What joins a rank to the others of its host.
+    pub local_link: Link,
 }
 
 /// Shape of a decoder.
@@ -154,8 +157,12 @@ pub struct Training {
     pub isometric: bool,
     /// Probability that a weight's update is left out of a micro-batch.
     pub dropout: f64,
+    /// On a GPU, only algorithms are taken that give the same bits every time.
+    pub deterministic: bool,
     /// Blocks are computed again in backward (`--gradient-checkpointing`).
     pub recompute: bool,
+    /// Only those are whose graphs have no room in so many bytes ([`crate::ActivationBudget`]); wins over `recompute`.
+    pub activation_memory: Option<u64>,
     /// Where weights are shared out, the next unit is gathered while one is in use.
     pub prefetch: bool,
     /// Stages of a pipeline make a forward more before their first backward ([`mesh::warm_up`]).
@@ -180,24 +187,35 @@ pub struct Training {
     pub samples: bool,
 }
 
+impl Training {
+    /// Some blocks may be computed again in backward.
+    pub(crate) fn recomputes(&self) -> bool {
+        self.recompute || self.activation_memory.is_some()
+    }
+}
+
 /// The processes of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ranks {
     /// All of them.
     pub total: u64,
-    /// Those on the host with the most.
+    /// Those on the host with the most. Ranks are numbered host by host, so many on each but the last.
     pub on_host: u64,
+    /// Those that share the memory of [`Host::available_memory`]: as many as on a host, or those of one GPU.
+    pub on_device: u64,
     /// Degrees of parallelism.
     pub mesh: Degrees,
 }
 
 /// The machine, as far as it is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Host {
     /// Bytes of memory that a program could still get: of the GPU, where ranks compute on one.
     pub available_memory: Option<u64>,
-    /// That memory is a GPU's.
+    /// Ranks compute on GPUs, and that memory is one's.
     pub is_gpu: bool,
+    /// What its maker calls the GPU, where one is there to be asked.
+    pub gpu: Option<String>,
     /// Bytes free where the output goes.
     pub free_disk: Option<u64>,
     /// Cores.
@@ -205,21 +223,30 @@ pub struct Host {
 }
 
 /// A throughput, measured or hoped for.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Speed {
     /// Tokens a second of the whole run, padding not counted.
     TokensPerSecond(f64),
     /// 10^12 operations a second of one rank, by the formula of [`crate::Work`].
     TeraflopsPerRank(f64),
+    /// What `bench step` measured of one rank.
+    Measured(Measurement),
 }
 
-/// What joins the ranks, as far as it is known.
+/// What joins two ranks, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Link {
     /// 10^9 bits a second that a rank sends, and receives at the same time.
     pub gbps: Option<f64>,
     /// Milliseconds that a message takes however short it is, one way.
     pub ms: Option<f64>,
+}
+
+impl Host {
+    /// What the memory belongs to.
+    pub(crate) fn memory_of(&self) -> &'static str {
+        if self.is_gpu { "GPU" } else { "host" }
+    }
 }
 
 impl Dtype {

@@ -13,16 +13,20 @@
 //! R copies (dp-replicate) of S ranks (dp-shard) of each of P stages (pp), M micro-batches of a pipeline in a step.
 
 mod activations;
+mod budget;
 mod count;
 mod disk;
 mod error;
 mod facts;
 mod groups;
+mod measurement;
 mod memory;
+mod network;
 mod ownership;
 mod parameters;
 mod plan;
 mod ranking;
+mod scaling;
 mod sections;
 mod stage;
 mod steps;
@@ -34,19 +38,22 @@ mod warnings;
 mod wire;
 mod work;
 
+pub use budget::ActivationBudget;
 pub use disk::Disk;
 pub use error::PlanError;
 pub use facts::{
     BlockRun, Data, Dtype, Facts, Host, Linear, Link, Model, PartitionKind, Ranks, Role, Speed, Training,
 };
 pub use groups::{FixedPointFormat, GroupSizes};
+pub use measurement::{Measured, Measurement};
 pub use memory::{Memory, Part, Phase, Remedy, memory};
 pub use ownership::StagePlan;
 pub use parameters::Parameters;
 pub use plan::Plan;
 pub use ranking::{RankedMesh, cheapest, meshes};
+pub use scaling::Scaling;
 pub use sections::Section;
-pub use stage::stages;
+pub use stage::{operations_a_token, stages};
 pub use steps::Steps;
 pub use time::Timing;
 pub use traffic::{AxisTraffic, Certainty, Move, Traffic};

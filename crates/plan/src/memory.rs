@@ -49,11 +49,11 @@ pub struct Memory {
     /// What the allocator is likely to hold beyond that: freed pieces of activations below 32 MiB go back to glibc's
     /// heap and not to the system. As many bytes as such pieces have; measured at 0.6 to 1.2 times those.
     pub allocator: u64,
-    /// Ranks on the host.
+    /// Ranks that share the memory: those on a host, or on a GPU.
     pub ranks_on_host: u64,
-    /// All ranks on the host: each stage's own peak where one host has all ranks, else `peak` for each.
+    /// All of those: each stage's own peak where these are all ranks, else `peak` for each.
     pub host_peak: u64,
-    /// Memory of the host that a program could still get.
+    /// Memory of the host, or of a GPU, that a program could still get.
     pub available: Option<u64>,
 }
 
@@ -95,7 +95,7 @@ impl Memory {
         let rank = |stage| parts::Rank { facts, stage, units, pipelines, micro_batches };
         let of_stages: Vec<StageMemory> =
             layout.stages.iter().map(|stage| StageMemory::new(rank(stage))).collect();
-        let ranks_on_host = facts.ranks.on_host.max(1);
+        let ranks_on_host = facts.ranks.on_device.max(1);
         // The first one where several are as large.
         let (at, worst) = of_stages.iter().enumerate().rev().max_by_key(|(_, stage)| stage.peak).unzip();
         let worst = worst.cloned().unwrap_or_default();
@@ -163,10 +163,10 @@ impl Memory {
             changed.ranks.mesh = mesh.degrees;
             remedy((mesh.flags(), changed))
         }));
-        if facts.ranks.on_host > 1 {
+        if facts.ranks.on_device > 1 {
             let mut fewer = facts.clone();
-            fewer.ranks.on_host = 1;
-            remedies.extend(remedy(("one rank a host".to_owned(), fewer)));
+            fewer.ranks.on_device = 1;
+            remedies.extend(remedy((format!("one rank a {}", facts.host.memory_of()), fewer)));
         }
         remedies
     }
@@ -203,8 +203,13 @@ fn changes(facts: &Facts) -> (Vec<(String, Facts)>, Facts) {
         change(&mut all);
         changes.push((text, changed));
     };
-    if !facts.training.recompute {
-        add("--gradient-checkpointing".to_owned(), &|facts| facts.training.recompute = true);
+    if !facts.training.recompute || facts.training.activation_memory.is_some() {
+        let without =
+            if facts.training.activation_memory.is_some() { " --activation-memory none" } else { "" };
+        add(format!("--gradient-checkpointing{without}"), &|facts| {
+            facts.training.recompute = true;
+            facts.training.activation_memory = None;
+        });
     }
     if facts.training.prefetch && facts.ranks.mesh.dp_shard > 1 {
         add("--prefetch false".to_owned(), &|facts| facts.training.prefetch = false);

@@ -5,14 +5,16 @@ use crate::PlanError;
 use crate::disk::Disk;
 use crate::facts::{Dtype, Facts, PartitionKind};
 use crate::groups::{FixedPointFormat, GroupSizes};
+use crate::measurement::Measured;
 use crate::memory::Memory;
 use crate::ownership::{self, StagePlan};
 use crate::parameters::Parameters;
 use crate::ranking::{self, RankedMesh};
+use crate::scaling::Scaling;
 use crate::sections::{self, Section};
 use crate::stage::Layout;
 use crate::steps::Steps;
-use crate::time::{Rates, Timing};
+use crate::time::{self, Rates, Timing};
 use crate::traffic::Traffic;
 use crate::warnings::{self, Level, Warning};
 use crate::work::Work;
@@ -33,6 +35,8 @@ pub struct Plan {
     /// Degrees of parallelism.
     #[serde(serialize_with = "ranking::degrees")]
     pub mesh: Degrees,
+    /// Ranks compute on GPUs.
+    pub is_gpu: bool,
     /// Compute threads a rank.
     pub threads: u64,
     /// Numbers of the model.
@@ -55,6 +59,10 @@ pub struct Plan {
     pub work: Work,
     /// Seconds of a step by part, with what was given or assumed of machines and links.
     pub timing: Timing,
+    /// What was taken from a measurement, where one was given; everything else about time is predicted.
+    pub measured: Option<Measured>,
+    /// The ranks beside one of them.
+    pub scaling: Scaling,
     /// All meshes of so many ranks, the cheapest first.
     pub meshes: Vec<RankedMesh>,
     /// What is wrong or wasteful, worst first.
@@ -72,7 +80,8 @@ impl Plan {
         let steps = Steps::new(facts);
         let groups = GroupSizes::new(facts);
         let memory = Memory::of(&layout, facts);
-        let timing = Timing::new(facts, &layout, &steps, Rates::of(facts));
+        let rates = Rates::of(facts);
+        let timing = Timing::new(facts, &layout, &steps, rates);
         let mut plan = Self {
             dtype: facts.training.dtype,
             d: facts.training.d,
@@ -80,6 +89,7 @@ impl Plan {
             isometric: facts.training.isometric,
             ranks: facts.ranks.total,
             mesh: layout.degrees,
+            is_gpu: facts.host.is_gpu,
             threads: facts.training.threads,
             parameters: Parameters::new(&facts.model),
             fixed_point: groups.fixed_point(steps.micro_batches),
@@ -89,6 +99,8 @@ impl Plan {
             traffic: Traffic::new(facts, &layout, &steps),
             disk: Disk::new(facts, &steps),
             work: Work::new(facts, &layout, &steps, &timing),
+            measured: time::measured(facts),
+            scaling: Scaling::new(facts, &steps, &timing, rates),
             timing,
             meshes: ranking::meshes(facts),
             steps,

@@ -132,7 +132,7 @@ fn steps(plan: &Plan) -> Section {
     section.row("operations a step", format!("{} trillion", about(work.per_step / 1e12)));
     section
         .row("ΔW is written", format!("{} a step on the busiest rank", counted(work.delta_passes, "time")));
-    let computing = plan.ranks > 1 && plan.timing.link_is_assumed;
+    let computing = plan.ranks > 1 && plan.timing.messages_are_assumed;
     let without = if computing { ", messages not counted" } else { "" };
     if let Some(step) = work.step_seconds {
         section.row("time a step", format!("{at_most}{}{without}", seconds(step)));
@@ -161,9 +161,10 @@ fn memory(plan: &Plan) -> Section {
     if memory.allocator > 0 {
         section.row("freed but kept by the allocator", format!("about {}", bytes(memory.allocator)));
     }
-    section.row("host", format!("{} ({})", bytes(memory.host_peak), memory.ranks_text()));
+    let of = if plan.is_gpu { "GPU" } else { "host" };
+    section.row(of, format!("{} ({})", bytes(memory.host_peak), memory.ranks_text()));
     if let Some(available) = memory.available {
-        section.row("available on this host", bytes(available));
+        section.row(format!("available on this {of}"), bytes(available));
     }
     section
 }

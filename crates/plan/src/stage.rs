@@ -45,6 +45,14 @@ pub fn stages(model: &Model, pp: usize) -> Result<Vec<Range<usize>>, StageError>
     mesh::stages(&costs, [0, head_cost(model)], pp)
 }
 
+/// Operations a token of linear maps (with the head) and of attention, where a token's row has `mean` tokens on average:
+/// the formula of [`crate::Work`].
+pub fn operations_a_token(model: &Model, mean: f64) -> (f64, f64) {
+    Stage::all(model, 1).map_or((0.0, 0.0), |stages| {
+        stages.iter().map(|stage| stage.operations(mean)).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1))
+    })
+}
+
 /// What a block costs a token: see [`stages`].
 fn block_cost(model: &Model, run: &StageRun<'_>) -> u64 {
     let products = run.run.linears.iter().map(|linear| {

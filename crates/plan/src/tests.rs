@@ -5,7 +5,9 @@
 mod any_numbers;
 mod by_hand;
 mod cheapest;
+mod hosts;
 mod measured;
+mod measurement;
 mod meshes;
 
 use mesh::Degrees;
@@ -71,7 +73,9 @@ fn facts(model: Model) -> Facts {
             block_scope: false,
             isometric: true,
             dropout: 0.05,
+            deterministic: true,
             recompute: false,
+            activation_memory: None,
             prefetch: true,
             pp_ahead: true,
             cross_entropy_chunk: 1024,
@@ -88,18 +92,19 @@ fn facts(model: Model) -> Facts {
         host: Host::default(),
         speed: None,
         link: Link::default(),
+        local_link: Link::default(),
     }
 }
 
 fn ranks(count: usize) -> Ranks {
     let mesh = Degrees { dp_replicate: count, dp_shard: 1, pp: 1 };
-    Ranks { total: count as u64, on_host: count as u64, mesh }
+    Ranks { total: count as u64, on_host: count as u64, on_device: count as u64, mesh }
 }
 
 fn mesh(dp_replicate: usize, dp_shard: usize, pp: usize) -> Ranks {
     let mesh = Degrees { dp_replicate, dp_shard, pp };
     let total = (dp_replicate * dp_shard * pp) as u64;
-    Ranks { total, on_host: total, mesh }
+    Ranks { total, on_host: total, on_device: total, mesh }
 }
 
 fn plan(facts: &Facts) -> Plan {

@@ -7,6 +7,8 @@ use crate::facts::{Facts, PartitionKind};
 use crate::plan::Plan;
 use crate::text;
 
+mod measured;
+
 /// How bad it is; the worst comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -38,7 +40,7 @@ const SENSIBLE_GROUP: f64 = 8.0;
 const USUAL_BITS: u32 = 19;
 
 pub(crate) fn of(plan: &Plan, facts: &Facts) -> Vec<Warning> {
-    let checks: [fn(&Plan, &Facts) -> Option<Warning>; 13] = [
+    let checks: [fn(&Plan, &Facts) -> Option<Warning>; 16] = [
         partition_refused,
         memory_short,
         disk_short,
@@ -48,6 +50,9 @@ pub(crate) fn of(plan: &Plan, facts: &Facts) -> Vec<Warning> {
         pipeline_short,
         signed_mesh,
         cheaper_mesh,
+        measured::shape,
+        measured::settings,
+        measured::micro_batch,
         warmup_too_long,
         rows_too_long,
         sums_coarse,
@@ -107,7 +112,8 @@ fn memory_short(plan: &Plan, facts: &Facts) -> Option<Warning> {
     let memory = &plan.memory;
     let available = memory.available?;
     let (needed, has) = (text::bytes(memory.host_peak), text::bytes(available));
-    let needs = format!("the run needs {needed} of memory on a host ({})", memory.ranks_text());
+    let of = facts.host.memory_of();
+    let needs = format!("the run needs {needed} of memory on a {of} ({})", memory.ranks_text());
     let (code, level, reason) = if memory.host_peak > available {
         ("memory", Level::Refusal, format!("{needs}, and {has} are available"))
     } else if memory.host_with_allocator() > available {
@@ -223,8 +229,8 @@ fn cheaper_mesh(plan: &Plan, _: &Facts) -> Option<Warning> {
     }
     let reason = format!("{} {}", best.flags(), gains.join(" and "));
     let assumed = [
-        (plan.timing.speed_is_assumed, "speed (--tflops, --tokens-per-second)"),
-        (plan.timing.link_is_assumed, "links (--link-gbps, --link-ms)"),
+        (plan.timing.speed_is_assumed, "speed (--measured, --tflops, --tokens-per-second)"),
+        (plan.timing.messages_are_assumed, "links (--link-gbps, --link-ms, --local-gbps, --local-ms)"),
     ];
     let assumed: Vec<&str> = assumed.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect();
     let suggestion = match assumed.is_empty() {

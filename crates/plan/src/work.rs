@@ -41,24 +41,26 @@ impl Work {
             of_stages.reduce(|all, stage| (all.0 + stage.0, all.1 + stage.1)).unwrap_or((0.0, 0.0));
         let per_step = (linear + attention) * steps.tokens;
         // A buffer that holds this θ already is not written again.
-        let delta_passes = match (training.dropout > 0.0, training.recompute) {
+        let delta_passes = match (training.dropout > 0.0, training.recomputes()) {
             (_, true) => steps.busiest_rank.saturating_mul(2),
             (true, false) => steps.busiest_rank,
             (false, false) => 1,
         };
         // Messages count where something is known of the links.
-        let messages = if timing.link_is_assumed { 0.0 } else { timing.communication() };
-        let computing = facts.speed.and_then(|speed| match speed {
-            Speed::TokensPerSecond(rate) => seconds(steps.tokens, rate),
-            Speed::TeraflopsPerRank(_) if timing.speed_is_assumed => None,
-            Speed::TeraflopsPerRank(_) => Some(timing.compute_seconds).filter(|seconds| seconds.is_finite()),
-        });
+        let messages = if timing.messages_are_assumed { 0.0 } else { timing.communication() };
+        let computing = match facts.speed {
+            Some(Speed::TokensPerSecond(rate)) => seconds(steps.tokens, rate),
+            Some(Speed::TeraflopsPerRank(_) | Speed::Measured(_)) if !timing.speed_is_assumed => {
+                Some(timing.compute_seconds + timing.once_seconds).filter(|seconds| seconds.is_finite())
+            }
+            _ => None,
+        };
         let step_seconds = computing.map(|seconds| seconds + messages).filter(|seconds| seconds.is_finite());
         let total_seconds =
-            step_seconds.and_then(|step| match (facts.speed, steps.total_tokens, steps.total) {
+            step_seconds.and_then(|step| match (&facts.speed, steps.total_tokens, steps.total) {
                 // Short last steps of an epoch cost less than full ones; tokens know.
                 (Some(Speed::TokensPerSecond(rate)), Some(tokens), Some(total)) => {
-                    seconds(tokens, rate).map(|seconds| seconds + messages * total as f64)
+                    seconds(tokens, *rate).map(|seconds| seconds + messages * total as f64)
                 }
                 (_, _, total) => total.map(|total| step * total as f64),
             });

@@ -1,16 +1,21 @@
-//! What the bindings of libtorch lack: its part for CUDA, loaded when it is asked for, and the switches that decide whether
-//! results have the same bits every time.
+//! What the bindings of libtorch lack: its part for CUDA, loaded when it is asked for; the switches that decide whether
+//! results have the same bits every time; a few operations on tensors; its profiler.
 //!
 //! One binary serves hosts with and without GPUs: it links `libtorch_cpu` alone, and [`load_cuda`] opens
 //! `libtorch_cuda.so` beside it before the first tensor is made. Its constructors then register the kernels for CUDA.
 
 mod cuda;
+mod profile;
+mod tensors;
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int};
 
 pub use cuda::{CudaError, CudaLibrary, load_cuda};
+pub use profile::{Profile, Span, peak_bytes, reset_peak_bytes, span};
+pub use tensors::{Packed, copy_in_order, gradients, packed_attention, pinned, pinned_bytes};
 
 unsafe extern "C" {
+    fn gpart_last_error() -> *const c_char;
     fn gpart_set_deterministic(on: c_int) -> c_int;
     fn gpart_set_tf32(on: c_int) -> c_int;
     fn gpart_set_reduced_precision_sums(on: c_int) -> c_int;
@@ -46,6 +51,15 @@ pub fn set_numerics(numerics: Numerics) {
 pub fn numerics() -> Numerics {
     // SAFETY: plain questions.
     unsafe { Numerics { deterministic: gpart_deterministic() != 0, tf32: gpart_tf32() != 0 } }
+}
+
+/// What a function of the shim came to; on an error what libtorch said.
+fn done(result: c_int) -> Result<(), String> {
+    match result {
+        0 => Ok(()),
+        // SAFETY: the text of this thread's last exception, which ends with a zero and is copied before the next call.
+        _ => Err(unsafe { CStr::from_ptr(gpart_last_error()) }.to_string_lossy().into_owned()),
+    }
 }
 
 #[cfg(test)]

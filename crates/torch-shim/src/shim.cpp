@@ -2,21 +2,14 @@
 
 #include <ATen/Context.h>
 
-namespace {
-
-template <typename Act>
-int guarded(Act act) {
-  try {
-    act();
-    return 0;
-  } catch (...) {
-    return 1;
-  }
-}
-
-}  // namespace
+#include "guarded.h"
 
 extern "C" {
+
+// Text of the last exception on this thread, until the next one.
+const char* gpart_last_error(void) {
+  return gpart_last_error_text().c_str();
+}
 
 // Algorithms that give the same bits every time, on CUDA; 1 where libtorch refuses.
 int gpart_set_deterministic(int on) {

@@ -9,12 +9,15 @@ use std::time::Instant;
 use adapter::{AdaptedSpace, Selection};
 use checkpoint::Vectors;
 use data::MicroBatch;
-use model::{BlockWeights, Decoder, DecoderWeights, LinearKind, ModelConfig, WholeHead, cross_entropy};
+use model::{
+    BlockWeights, Decoder, DecoderWeights, LinearKind, ModelConfig, WholeHead, cross_entropy, next_labels,
+};
 use partition::{Scope, Stateless, count_parallel, scales};
 use projection::{Dropout, Executor, FixedPoint, Reducer, scale_theta};
 use tch::{Device, Kind, Tensor, no_grad};
 use trainer::{
-    AdamW, AdamWOptions, Overlay, Pass, Resident, ScaledTheta, Stage, Update, clip, executor, linear_modules,
+    AdamW, AdamWOptions, Buffers, Overlay, Pass, Recompute, Resident, ScaledTheta, Stage, Update, clip,
+    executor, linear_modules,
 };
 
 const THREADS: usize = 2;
@@ -47,10 +50,10 @@ fn main() {
                 &partition,
                 executor.as_ref(),
                 (Kind::Float, Device::Cpu),
-                false,
             ),
-            recompute: false,
+            recompute: Recompute::Never,
             cross_entropy_chunk: 1024,
+            probe: None,
         },
         weights: &weights,
         resident: Resident::whole(&weights),
@@ -148,7 +151,7 @@ impl GPart<'_> {
         self.step += 1;
         let theta = ScaledTheta { values: &self.before.theta, stamp: self.step };
         for (block, weights) in self.weights.blocks.iter().enumerate() {
-            self.pass.overlay.block(block, weights.share(), theta, None).unwrap();
+            self.pass.overlay.block(block, Buffers::Own, weights.share(), theta, None).unwrap();
         }
     }
 
@@ -179,8 +182,8 @@ fn frozen(model: &Decoder, weights: &DecoderWeights, batch: &MicroBatch) {
     }
     let norm = |x: &Tensor| model.final_norm(&weights.norm, x);
     let normaliser = Some(batch.label_count() as f64);
-    let Ok(head) =
-        cross_entropy(&hidden, &norm, &mut WholeHead(&weights.head), &batch.labels, 1024, normaliser);
+    let targets = next_labels(&batch.labels, batch.sequence_lengths());
+    let Ok(head) = cross_entropy(&hidden, &norm, &mut WholeHead(&weights.head), &targets, 1024, normaliser);
     let mut upstream = head.grad.unwrap();
     while let Some((input, output)) = tape.pop() {
         let root = (output * &upstream).sum(Kind::Float);
@@ -217,7 +220,14 @@ fn random_batch(config: &ModelConfig) -> MicroBatch {
     let ids: Vec<i64> =
         Vec::try_from(Tensor::randint(config.vocab_size, [TOKENS as i64], (Kind::Int64, Device::Cpu)))
             .unwrap();
-    MicroBatch { rows: 1, len: TOKENS, labels: ids.clone(), input_ids: ids, attention_mask: vec![1; TOKENS] }
+    MicroBatch {
+        rows: 1,
+        len: TOKENS,
+        packed: Vec::new(),
+        labels: ids.clone(),
+        input_ids: ids,
+        attention_mask: vec![1; TOKENS],
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use checkpoint::{State, Vectors};
 use comm::Communicator;
 use config::TrainConfig;
-use data::{Dataset, MicroBatch, PaddingSide, StepRows, collate};
+use data::{Dataset, MicroBatch, PaddingSide, StepRows, collate, pack};
 use mesh::Coordinates;
 use projection::{Dropout, Executor, FixedPoint, Reducer, scale_theta};
 
@@ -206,7 +206,10 @@ impl<'a> Engine<'a> {
     }
 
     fn collate(&self, dataset: &Dataset, rows: &[u32]) -> MicroBatch {
-        collate(dataset, rows, self.parts.pad_id, PaddingSide::Right)
+        match self.parts.config.packing {
+            true => pack(dataset, rows),
+            false => collate(dataset, rows, self.parts.pad_id, PaddingSide::Right),
+        }
     }
 
     /// Runs this rank's share of the step's micro-batches. Returns their loss sums on the last stage.
@@ -268,6 +271,7 @@ fn one_row(ids: &[u32]) -> MicroBatch {
     MicroBatch {
         rows: 1,
         len: ids.len(),
+        packed: Vec::new(),
         input_ids: ids.iter().map(|id| i64::from(*id)).collect(),
         attention_mask: vec![1; ids.len()],
         labels: Vec::new(),

@@ -14,7 +14,7 @@ use crate::TrainError;
 /// # Errors
 /// The driver or NVRTC is missing or does not fit; there is no memory on the GPU for what is to be there.
 #[cfg(feature = "cuda")]
-pub(crate) fn device_map(
+pub fn device_map(
     device: Device,
     partition: &dyn Assignment,
     indices: Range<u64>,
@@ -32,7 +32,7 @@ pub(crate) fn device_map(
 
 /// Without kernels ΔW is made on the CPU and sent.
 #[cfg(not(feature = "cuda"))]
-pub(crate) fn device_map(
+pub fn device_map(
     _device: Device,
     _partition: &dyn Assignment,
     _indices: Range<u64>,

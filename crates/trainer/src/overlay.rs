@@ -1,7 +1,9 @@
 //! ΔW laid over the frozen weights, block by block.
 //!
 //! In f32 the sum W + ΔW replaces the weight: one matrix product. In half precision the sum would round ΔW away, so
-//! ΔW is kept apart and multiplied on its own ([`model::Linear`]).
+//! ΔW is kept apart and multiplied on its own ([`model::Linear`]), unless it is to be merged all the same.
+
+mod memory;
 
 use std::ops::Range;
 
@@ -12,6 +14,7 @@ use projection::{Dropout, Executor, GradSlice, Map, Reducer, WeightSlice};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::TrainError;
+use memory::{address, element, f32_slice, f32_slice_mut, half_bytes_mut};
 
 /// An adapted weight or bias of a block.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +44,12 @@ impl AdaptedTensor {
         }
     }
 
-    /// Puts what the overlay made into its place: the sum in f32, the update beside it otherwise.
+    /// The mask on its update.
+    fn dropout(&self, of_weights: Option<Dropout>) -> Option<Dropout> {
+        if self.part == Part::Weight { of_weights } else { None }
+    }
+
+    /// Puts what the overlay made into its place: the sum where merged, the update beside the weight otherwise.
     fn place(&self, block: &mut BlockWeights, merged: bool, leaf: &Tensor) {
         let linear = block.linear_mut(self.kind);
         let leaf = leaf.shallow_clone();
@@ -64,7 +72,7 @@ struct Slot {
 /// What the overlay writes for one adapted tensor, in the compute dtype.
 #[derive(Debug)]
 struct Buffer {
-    /// W + ΔW where the model computes in f32, ΔW otherwise.
+    /// W + ΔW where the two are merged, ΔW otherwise.
     values: Tensor,
 }
 
@@ -81,6 +89,8 @@ pub struct Overlay<'a> {
     partition: &'a dyn partition::Assignment,
     executor: &'a dyn Executor,
     kind: Kind,
+    /// W + ΔW replaces W: always in f32, in half precision where it was asked for.
+    merged: bool,
     /// Where weights and buffers are.
     device: Device,
     /// What makes ΔW and sums gradients there; without it they are made here and sent.
@@ -110,6 +120,15 @@ pub struct ScaledTheta<'a> {
     pub stamp: u64,
 }
 
+/// Which buffers hold a block's adapted weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Buffers {
+    /// Its own: for a graph that outlives the block's turn.
+    Own,
+    /// Those that all blocks use in turn.
+    Shared,
+}
+
 /// A block with its adapted weights in place, as leaves of a graph to come.
 pub struct AdaptedBlock {
     /// All weights of the block.
@@ -119,15 +138,13 @@ pub struct AdaptedBlock {
 }
 
 impl<'a> Overlay<'a> {
-    /// Lays `space` (whose candidates are all linear maps of the model, seven a block) over the blocks `blocks`. With
-    /// `shared`, all blocks use one set of buffers: right when no graph outlives its block, as in recompute.
+    /// Lays `space` (whose candidates are all linear maps of the model, seven a block) over the blocks `blocks`.
     pub fn new(
         space: &AdaptedSpace,
         blocks: Range<usize>,
         partition: &'a dyn partition::Assignment,
         executor: &'a dyn Executor,
         (kind, device): (Kind, Device),
-        shared: bool,
     ) -> Self {
         let mut by_block: Vec<Vec<AdaptedTensor>> = blocks.clone().map(|_| Vec::new()).collect();
         for module in space.modules() {
@@ -152,10 +169,26 @@ impl<'a> Overlay<'a> {
             }
         }
         // Blocks of one model have the same shapes, but not always the same adapted modules.
-        let shared = shared && by_block.iter().all(|tensors| places(tensors) == places(&by_block[0]));
-        let slots = (0..if shared { 1 } else { by_block.len() }).map(|_| Slot::default()).collect();
-        let first_block = blocks.start;
-        Self { partition, executor, kind, device, kernels: None, first_block, by_block, slots, wide: None }
+        let alike = by_block.iter().all(|tensors| places(tensors) == places(&by_block[0]));
+        let slots = (0..by_block.len() + usize::from(alike)).map(|_| Slot::default()).collect();
+        Self {
+            partition,
+            executor,
+            kind,
+            merged: kind == Kind::Float,
+            device,
+            kernels: None,
+            first_block: blocks.start,
+            by_block,
+            slots,
+            wide: None,
+        }
+    }
+
+    /// In half precision, too, lets W + ΔW replace W: one product less, and updates below the resolution of a weight are
+    /// rounded away. The sum is made in f32 and rounded once.
+    pub fn merge(&mut self) {
+        self.merged = true;
     }
 
     /// Makes ΔW and sums gradients by the kernels of `map` from now on, which is on the device of the weights.
@@ -173,28 +206,34 @@ impl<'a> Overlay<'a> {
         Ok(overflow)
     }
 
-    /// Lays ΔW of `theta` over a block's frozen weights. The buffers behind the leaves are overwritten by the next
-    /// call for the same slot: a graph over them must have run backward by then, or be preceded by [`Self::restore`].
+    /// Lays ΔW of `theta` over a block's frozen weights, in buffers of the block's own or in those that all blocks share,
+    /// where blocks are alike. They are overwritten by the next call for the same ones: a graph over them must have run
+    /// backward by then, or be preceded by [`Self::restore`].
     pub fn block(
         &mut self,
         block: usize,
+        buffers: Buffers,
         mut weights: BlockWeights,
         theta: ScaledTheta<'_>,
         dropout: Option<Dropout>,
     ) -> Result<AdaptedBlock, TrainError> {
-        self.restore(block, &weights, theta, dropout)?;
-        let (tensors, slot) = (&self.by_block[block - self.first_block], self.slot_of(block));
+        let slot = self.slot_of(block, buffers);
+        self.fill_slot(block, slot, &weights, theta, dropout)?;
+        let tensors = &self.by_block[block - self.first_block];
         let mut leaves = Vec::with_capacity(tensors.len());
         for (tensor, buffer) in tensors.iter().zip(&self.slots[slot].buffers) {
             let leaf = buffer.values.detach().set_requires_grad(true);
-            tensor.place(&mut weights, self.kind == Kind::Float, &leaf);
+            tensor.place(&mut weights, self.merged, &leaf);
             leaves.push(leaf);
         }
         Ok(AdaptedBlock { weights, leaves })
     }
 
-    fn slot_of(&self, block: usize) -> usize {
-        if self.slots.len() == 1 { 0 } else { block - self.first_block }
+    fn slot_of(&self, block: usize, buffers: Buffers) -> usize {
+        match buffers {
+            Buffers::Shared if self.slots.len() > self.by_block.len() => self.by_block.len(),
+            _ => block - self.first_block,
+        }
     }
 
     /// A block with ΔW of `theta` in place for good, outside of any graph: for generation.
@@ -207,7 +246,7 @@ impl<'a> Overlay<'a> {
         weights: BlockWeights,
         theta: ScaledTheta<'_>,
     ) -> Result<BlockWeights, TrainError> {
-        let mut weights = self.block(block, weights, theta, None)?.weights;
+        let mut weights = self.block(block, Buffers::Own, weights, theta, None)?.weights;
         for kind in LinearKind::ALL {
             let linear = weights.linear_mut(kind);
             let made = [linear.delta.as_mut(), linear.bias.as_mut(), linear.delta_bias.as_mut()];
@@ -216,7 +255,7 @@ impl<'a> Overlay<'a> {
             }
         }
         // The buffers are the block's now.
-        let slot = self.slot_of(block);
+        let slot = self.slot_of(block, Buffers::Own);
         self.slots[slot] = Slot::default();
         Ok(weights)
     }
@@ -235,7 +274,7 @@ impl<'a> Overlay<'a> {
         if let Some(Kernels { map, .. }) = &mut self.kernels {
             for (tensor, grad) in self.by_block[block - self.first_block].iter().zip(grads) {
                 let grad = grad.contiguous();
-                let dropout = if tensor.part == Part::Weight { dropout } else { None };
+                let dropout = tensor.dropout(dropout);
                 let run = DeviceGrads {
                     first_index: tensor.first_index,
                     numel: tensor.numel as u64,
@@ -256,15 +295,15 @@ impl<'a> Overlay<'a> {
             drop(grad);
             let wide = if lift == 1.0 { wide } else { wide / lift };
             let wide = wide.to_device(Device::Cpu);
-            let dropout = if tensor.part == Part::Weight { dropout } else { None };
+            let dropout = tensor.dropout(dropout);
             let slice = GradSlice { first_index: tensor.first_index, grad: f32_slice(&wide, tensor.numel) };
             reducer.add(&Map::new(self.partition, dropout), self.executor, &[slice])?;
         }
         Ok(())
     }
 
-    /// Makes the block's buffers hold ΔW of `theta` under this mask (over `frozen`, in f32), unless they do. Before a
-    /// graph runs backward whose buffers another micro-batch may have used since: it reads them where they are.
+    /// Makes the block's own buffers hold ΔW of `theta` under this mask (over `frozen`, where merged), unless they do.
+    /// Before a graph runs backward whose buffers another micro-batch may have used since: it reads them where they are.
     pub fn restore(
         &mut self,
         block: usize,
@@ -272,7 +311,17 @@ impl<'a> Overlay<'a> {
         theta: ScaledTheta<'_>,
         dropout: Option<Dropout>,
     ) -> Result<(), TrainError> {
-        let slot = self.slot_of(block);
+        self.fill_slot(block, self.slot_of(block, Buffers::Own), frozen, theta, dropout)
+    }
+
+    fn fill_slot(
+        &mut self,
+        block: usize,
+        slot: usize,
+        frozen: &BlockWeights,
+        theta: ScaledTheta<'_>,
+        dropout: Option<Dropout>,
+    ) -> Result<(), TrainError> {
         let tensors = &self.by_block[block - self.first_block];
         let Slot { content, buffers } = &mut self.slots[slot];
         let wanted = Content { block, stamp: theta.stamp, dropout };
@@ -293,7 +342,7 @@ impl<'a> Overlay<'a> {
         } else if self.kind == Kind::Float {
             self.fill(block, slot, frozen, theta, dropout)?;
         } else {
-            self.fill_rounded(block, slot, theta, dropout)?;
+            self.fill_rounded(block, slot, frozen, theta, dropout)?;
         }
         self.slots[slot].content = Some(wanted);
         Ok(())
@@ -328,7 +377,7 @@ impl<'a> Overlay<'a> {
         Ok(())
     }
 
-    /// W + ΔW in f32, or ΔW rounded to half precision, by kernels where the weights are.
+    /// W + ΔW, or ΔW rounded to half precision, by kernels where the weights are.
     fn fill_by_kernels(
         &mut self,
         block: usize,
@@ -344,8 +393,26 @@ impl<'a> Overlay<'a> {
             *stamp = Some(theta.stamp);
         }
         let tensors = &self.by_block[block - self.first_block];
+        let buffers = &self.slots[slot].buffers;
+        if self.merged && self.kind != Kind::Float {
+            // Kernels add in f32 alone: they make ΔW in f32, tensor by tensor, and libtorch adds and rounds.
+            for (tensor, buffer) in tensors.iter().zip(buffers) {
+                let made = Tensor::empty(buffer.values.size(), (Kind::Float, self.device));
+                let run = DeviceWeights {
+                    first_index: tensor.first_index,
+                    numel: tensor.numel as u64,
+                    base: None,
+                    out: address(&made, tensor.numel),
+                    element: Element::F32,
+                };
+                // SAFETY: as below.
+                unsafe { map.apply(tensor.dropout(dropout), &[run])? };
+                no_grad(|| buffer.values.data().copy_(&(tensor.base(frozen).to_kind(Kind::Float) + made)));
+            }
+            return Ok(());
+        }
         for (part, dropout) in [(Part::Weight, dropout), (Part::Bias, None)] {
-            let own = tensors.iter().zip(&self.slots[slot].buffers).filter(|(tensor, _)| tensor.part == part);
+            let own = tensors.iter().zip(buffers).filter(|(tensor, _)| tensor.part == part);
             let runs: Vec<DeviceWeights> = own
                 .map(|(tensor, buffer)| DeviceWeights {
                     first_index: tensor.first_index,
@@ -362,7 +429,7 @@ impl<'a> Overlay<'a> {
         Ok(())
     }
 
-    /// W + ΔW in f32, or ΔW rounded to half precision, on another device: made here, one tensor after the other, and sent
+    /// W + ΔW, or ΔW rounded to half precision, on another device: made here, one tensor after the other, and sent
     /// there. The same operations in the same order as here, hence the same bits.
     fn fill_elsewhere(
         &mut self,
@@ -377,24 +444,28 @@ impl<'a> Overlay<'a> {
             let made = self.made_here(tensor, theta, dropout)?;
             let buffer = &self.slots[slot].buffers[at];
             let made = made.view(buffer.values.size().as_slice()).to_device(self.device);
-            let made = if self.kind == Kind::Float { tensor.base(frozen) + made } else { made };
+            let made = if self.merged { tensor.base(frozen).to_kind(Kind::Float) + made } else { made };
             // Through an alias with a version of its own, as in `fill_rounded`.
             no_grad(|| buffer.values.data().copy_(&made));
         }
         Ok(())
     }
 
-    /// ΔW rounded to half precision, one tensor after the other: one alone is ever there in f32.
+    /// ΔW, or W + ΔW, rounded to half precision, one tensor after the other: one alone is ever there in f32.
     fn fill_rounded(
         &mut self,
         block: usize,
         slot: usize,
+        frozen: &BlockWeights,
         theta: ScaledTheta<'_>,
         dropout: Option<Dropout>,
     ) -> Result<(), TrainError> {
         for at in 0..self.slots[slot].buffers.len() {
             let tensor = self.by_block[block - self.first_block][at];
-            let rounded = self.made_here(tensor, theta, dropout)?.to_kind(self.kind);
+            let made = self.made_here(tensor, theta, dropout)?;
+            let made =
+                if self.merged { tensor.base(frozen).view(-1).to_kind(Kind::Float) + made } else { made };
+            let rounded = made.to_kind(self.kind);
             // Not by libtorch's own copy: graphs of other micro-batches refer to this memory, and what they need will be
             // there again before they run (`restore`), but libtorch would count the write as a change under them.
             let into = half_bytes_mut(&mut self.slots[slot].buffers[at].values, tensor.numel);
@@ -410,28 +481,13 @@ impl<'a> Overlay<'a> {
         theta: ScaledTheta<'_>,
         dropout: Option<Dropout>,
     ) -> Result<Tensor, TrainError> {
-        let dropout = if tensor.part == Part::Weight { dropout } else { None };
+        let dropout = tensor.dropout(dropout);
         let wide = self.wide.get_or_insert_with(|| wide_buffer(&self.by_block));
         let mut own = wide.narrow(0, 0, tensor.numel as i64);
         let out = f32_slice_mut(&mut own, tensor.numel);
         let mut slices = [WeightSlice { first_index: tensor.first_index, base: None, out }];
         Map::new(self.partition, dropout).apply_parallel(self.executor, theta.values, &mut slices)?;
         Ok(own)
-    }
-}
-
-/// The address of a contiguous tensor of so many numbers.
-fn address(tensor: &Tensor, numel: usize) -> u64 {
-    assert!(tensor.is_contiguous() && tensor.numel() == numel, "weights and gradients are contiguous");
-    tensor.data_ptr() as u64
-}
-
-/// A compute dtype as kernels know it.
-fn element(kind: Kind) -> Element {
-    match kind {
-        Kind::BFloat16 => Element::Bf16,
-        Kind::Half => Element::F16,
-        _ => Element::F32,
     }
 }
 
@@ -444,45 +500,6 @@ fn wide_buffer(by_block: &[Vec<AdaptedTensor>]) -> Tensor {
 /// Which tensors of a block these are.
 fn places(tensors: &[AdaptedTensor]) -> Vec<(LinearKind, Part)> {
     tensors.iter().map(|tensor| (tensor.kind, tensor.part)).collect()
-}
-
-/// The elements of a contiguous f32 CPU tensor.
-fn f32_slice(tensor: &Tensor, numel: usize) -> &[f32] {
-    check_layout(tensor, numel);
-    // SAFETY: the tensor is a contiguous f32 CPU tensor of `numel` elements (checked above), and lives as long as
-    // the borrow; nothing writes to it meanwhile, since writing goes through `f32_slice_mut`.
-    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), numel) }
-}
-
-/// The elements of a contiguous f32 CPU tensor that only the caller holds, to be written behind libtorch's back.
-fn f32_slice_mut(tensor: &mut Tensor, numel: usize) -> &mut [f32] {
-    check_layout(tensor, numel);
-    // SAFETY: as in `f32_slice`; leaves that share the storage are not read until the next graph is built.
-    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), numel) }
-}
-
-/// The bytes of a contiguous half-precision CPU tensor that only the caller holds, to be written likewise.
-fn half_bytes_mut(tensor: &mut Tensor, numel: usize) -> &mut [u8] {
-    assert!(
-        matches!(tensor.kind(), Kind::BFloat16 | Kind::Half)
-            && tensor.device() == Device::Cpu
-            && tensor.is_contiguous()
-            && tensor.numel() == numel,
-        "a rounded update is a contiguous CPU tensor of {numel} elements of 16 bits"
-    );
-    // SAFETY: the tensor is contiguous, on the CPU, of `numel` elements of two bytes (checked above), and lives as long
-    // as the borrow; leaves that share the storage are not read meanwhile.
-    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), numel * 2) }
-}
-
-fn check_layout(tensor: &Tensor, numel: usize) {
-    assert!(
-        tensor.kind() == Kind::Float
-            && tensor.device() == Device::Cpu
-            && tensor.is_contiguous()
-            && tensor.numel() == numel,
-        "an adapted weight is a contiguous f32 CPU tensor of {numel} elements"
-    );
 }
 
 #[cfg(test)]

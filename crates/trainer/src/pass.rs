@@ -4,13 +4,17 @@
 //! runs from the last block to the first; the gradients of a block's weights become sums over θ's groups and are
 //! dropped before the next block's are made.
 
+use std::rc::Rc;
+
 use data::MicroBatch;
-use model::{CrossEntropy, Decoder, SequenceContext, cross_entropy, likeliest};
+use model::{CrossEntropy, Decoder, SequenceContext, cross_entropy, likeliest, next_labels, to_device};
 use projection::{Dropout, Reducer};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::TrainError;
-use crate::overlay::{AdaptedBlock, Overlay, ScaledTheta};
+use crate::overlay::{AdaptedBlock, Buffers, Overlay, ScaledTheta};
+use crate::probe::{Part, Probe};
+use crate::recompute::Recompute;
 use crate::weights::{FrozenWeights, Stage};
 
 /// A stage of a model ready to run on micro-batches.
@@ -21,10 +25,12 @@ pub struct Pass<'a> {
     pub stage: Stage,
     /// ΔW over its frozen weights.
     pub overlay: Overlay<'a>,
-    /// Keep only block inputs in forward and run each block again in backward.
-    pub recompute: bool,
+    /// Which blocks keep only their input in forward and run again in backward.
+    pub recompute: Recompute,
     /// Tokens whose logits are alive at once; 0 for all.
     pub cross_entropy_chunk: usize,
+    /// Is told what is done next.
+    pub probe: Option<Rc<dyn Probe>>,
 }
 
 /// ΔW of a micro-batch.
@@ -52,7 +58,7 @@ struct Taped {
 
 impl Pass<'_> {
     /// Forward and backward of `loss_sum / normaliser` through a whole model; the gradient of θ is added to `reducer`.
-    /// Returns the loss sum of the micro-batch, nats.
+    /// Returns the loss sum of the micro-batch, nats, as [`CrossEntropy::loss_sum`].
     pub fn forward_backward(
         &mut self,
         weights: &mut dyn FrozenWeights,
@@ -60,7 +66,7 @@ impl Pass<'_> {
         update: Update<'_>,
         normaliser: f64,
         reducer: &mut Reducer,
-    ) -> Result<f64, TrainError> {
+    ) -> Result<Tensor, TrainError> {
         let input = self.embed(weights, batch);
         let (output, tape) = self.forward(weights, batch, input, update)?;
         let head = self.head(weights, &output, batch, Some(normaliser))?;
@@ -72,10 +78,11 @@ impl Pass<'_> {
 
     /// On the first stage: token embeddings, `[B, T, H]`.
     pub fn embed(&self, weights: &dyn FrozenWeights, batch: &MicroBatch) -> Tensor {
+        self.enter(Part::Embedding);
         let (table, ids) = weights.embedding(&batch.input_ids);
         let ids = Tensor::from_slice(&ids).reshape([batch.rows as i64, batch.len as i64]);
         let device = self.model.device();
-        no_grad(|| self.model.embed(&table.to_device(device), &ids.to_device(device)))
+        no_grad(|| self.model.embed(&table.to_device(device), &to_device(&ids, device)))
     }
 
     /// Forward through the stage's blocks: `[B, T, H]` → `[B, T, H]`, with what backward needs.
@@ -88,13 +95,18 @@ impl Pass<'_> {
     ) -> Result<(Tensor, Tape), TrainError> {
         let context = self.context(batch);
         let first = self.stage.first_adapted;
+        let first_kept = self.recompute.first_kept(&self.stage, batch);
         let mut hidden = input;
         let mut blocks = Vec::with_capacity(self.stage.blocks.len());
         for block in self.stage.blocks.clone() {
             let frozen = weights.acquire(block);
-            let adapted = self.overlay.block(block, frozen, update.theta, update.dropout)?;
+            let keeps = block >= first_kept;
+            let buffers = if keeps { Buffers::Own } else { Buffers::Shared };
+            self.enter(Part::Apply);
+            let adapted = self.overlay.block(block, buffers, frozen, update.theta, update.dropout)?;
+            self.enter(Part::Forward);
             let input = hidden.detach().set_requires_grad(block > first);
-            if self.recompute || block < first {
+            if !keeps || block < first {
                 hidden = no_grad(|| self.model.block(block, &adapted.weights, &input, &context));
                 blocks.push(Taped { input, graph: None });
             } else {
@@ -116,10 +128,11 @@ impl Pass<'_> {
         theta: ScaledTheta<'_>,
     ) -> Result<Tensor, TrainError> {
         let context = self.context(batch);
+        let buffers = if self.recompute == Recompute::Never { Buffers::Own } else { Buffers::Shared };
         let mut hidden = input;
         for block in self.stage.blocks.clone() {
             let frozen = weights.acquire(block);
-            let adapted = self.overlay.block(block, frozen, theta, None)?;
+            let adapted = self.overlay.block(block, buffers, frozen, theta, None)?;
             hidden = no_grad(|| self.model.block(block, &adapted.weights, &hidden, &context));
             weights.release(block);
         }
@@ -134,11 +147,13 @@ impl Pass<'_> {
         batch: &MicroBatch,
         normaliser: Option<f64>,
     ) -> Result<CrossEntropy, TrainError> {
+        self.enter(Part::Head);
         let norm_weight = weights.norm().shallow_clone();
         let norm = |x: &Tensor| self.model.final_norm(&norm_weight, x);
         let normaliser = normaliser.map(|normaliser| normaliser / self.lift(normaliser));
+        let targets = next_labels(&batch.labels, batch.sequence_lengths());
         weights.open_head();
-        let loss = cross_entropy(hidden, &norm, weights, &batch.labels, self.cross_entropy_chunk, normaliser);
+        let loss = cross_entropy(hidden, &norm, weights, &targets, self.cross_entropy_chunk, normaliser);
         weights.close_head();
         loss
     }
@@ -169,23 +184,28 @@ impl Pass<'_> {
         for block in self.stage.units(self.model.config()).with_backward().rev() {
             let Some(Taped { input, graph }) = blocks.pop() else { unreachable!("every block was taped") };
             let frozen = weights.acquire(block);
+            self.enter(Part::Apply);
             let (adapted, output) = match graph {
                 Some(graph) => {
                     self.overlay.restore(block, &frozen, update.theta, update.dropout)?;
                     graph
                 }
                 None => {
-                    let adapted = self.overlay.block(block, frozen, update.theta, update.dropout)?;
+                    let (theta, dropout) = (update.theta, update.dropout);
+                    let adapted = self.overlay.block(block, Buffers::Shared, frozen, theta, dropout)?;
+                    self.enter(Part::Forward);
                     let output = self.model.block(block, &adapted.weights, &input, &context);
                     (adapted, output)
                 }
             };
+            self.enter(Part::Backward);
             let mut grads = gradients(&output, &upstream, &input, &adapted.leaves, block > first);
             drop((output, adapted));
             weights.release(block);
             if block > first {
                 upstream = grads.remove(0);
             }
+            self.enter(Part::Reduce);
             self.overlay.reduce(block, grads, lift, update.dropout, reducer)?;
         }
         Ok(self.stage.passes_gradients_back().then_some(upstream))
@@ -201,8 +221,17 @@ impl Pass<'_> {
         }
     }
 
+    fn enter(&self, part: Part) {
+        if let Some(probe) = &self.probe {
+            probe.enter(part);
+        }
+    }
+
     fn context(&self, batch: &MicroBatch) -> SequenceContext {
-        self.model.context(&batch.attention_mask, batch.rows, batch.len)
+        match batch.packed.is_empty() {
+            true => self.model.context(&batch.attention_mask, batch.rows, batch.len),
+            false => self.model.packed_context(&batch.packed),
+        }
     }
 }
 
@@ -214,11 +243,10 @@ fn gradients(
     leaves: &[Tensor],
     input_wanted: bool,
 ) -> Vec<Tensor> {
-    // The bindings start backward from a scalar; the sum's gradient is one, so what enters is `upstream` itself.
-    let root = (output * upstream).sum(output.kind());
     let inputs: Vec<&Tensor> = input_wanted.then_some(input).into_iter().chain(leaves).collect();
     if inputs.is_empty() {
         return Vec::new();
     }
-    Tensor::run_backward(&[root], &inputs, false, false)
+    // As the bindings do; whoever has no memory is told so where the panic is caught.
+    torch_shim::gradients(output, upstream, &inputs).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use data::MicroBatch;
 use mesh::{Action, Mesh, one_forward_one_backward, warm_up};
 use projection::Reducer;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::TrainError;
 use crate::control::{Control, Phase};
@@ -54,7 +54,7 @@ pub(crate) struct Training<'w> {
 
 impl Pipeline<'_> {
     /// Collective. Forward and backward of this rank's work in a step. Returns the micro-batches' loss sums (nats) on
-    /// the last stage, nothing on the others.
+    /// the last stage, nothing on the others. Until they are read at the end, nothing waits for the device.
     pub(crate) fn train(&mut self, work: &Work<'_>, training: Training<'_>) -> Result<Vec<f64>, TrainError> {
         let Training { dropout, normaliser, reducer } = training;
         let stage = self.pass.stage.clone();
@@ -107,7 +107,7 @@ impl Pipeline<'_> {
             }
         }
         outbox.finish();
-        Ok(losses)
+        Ok(numbers(&losses))
     }
 
     /// Backward of a micro-batch, where there is anything to go backward through.
@@ -131,13 +131,14 @@ impl Pipeline<'_> {
 
     /// Collective. Forward alone. Returns loss sum (nats) and predicted tokens of each micro-batch on the last stage.
     pub(crate) fn evaluate(&mut self, work: &Work<'_>) -> Result<Vec<(f64, u64)>, TrainError> {
-        let mut results = Vec::new();
+        let (mut losses, mut tokens) = (Vec::new(), Vec::new());
         self.infer(work, |pipeline, hidden, batch| {
             let head = pipeline.pass.head(pipeline.weights.as_mut(), hidden, batch, None)?;
-            results.push((head.loss_sum, head.tokens));
+            losses.push(head.loss_sum);
+            tokens.push(head.tokens);
             Ok(())
         })?;
-        Ok(results)
+        Ok(numbers(&losses).into_iter().zip(tokens).collect())
     }
 
     /// Collective. The likeliest next token of a micro-batch of one row, on the last stage.
@@ -226,4 +227,15 @@ impl Pipeline<'_> {
             false => inbox.next(&self.stages),
         }
     }
+}
+
+/// The values of f64 scalars, read from the device at once.
+fn numbers(scalars: &[Tensor]) -> Vec<f64> {
+    if scalars.is_empty() {
+        return Vec::new();
+    }
+    let together = Tensor::stack(scalars, 0).to_device(Device::Cpu);
+    let mut values = vec![0.0; scalars.len()];
+    together.copy_data(&mut values, scalars.len());
+    values
 }

@@ -85,7 +85,9 @@ pub fn training_facts(config: &TrainConfig) -> Training {
         block_scope: config.partition_scope == PartitionScope::TransformerBlock,
         isometric: config.isometric,
         dropout: config.dropout,
+        deterministic: config.deterministic,
         recompute: config.gradient_checkpointing,
+        activation_memory: config.activation_bytes(),
         prefetch: config.prefetch,
         pp_ahead: config.pp_ahead,
         cross_entropy_chunk: count(config.cross_entropy_chunk),
@@ -112,8 +114,8 @@ pub(crate) fn check_memory(
     let comm = surroundings.comm;
     let on_host = ranks_on_host(comm);
     let memory = surroundings.gpu_memory;
-    let on_host = memory.map_or(on_host, |memory| memory.ranks);
-    let ranks = Ranks { total: comm.size() as u64, on_host, mesh };
+    let on_device = memory.map_or(on_host, |memory| memory.ranks);
+    let ranks = Ranks { total: comm.size() as u64, on_host, on_device, mesh };
     let available = memory.map_or_else(surroundings.host_memory, |memory| Some(memory.available));
     let mut facts = facts(config, inputs, ranks, available);
     facts.host.is_gpu = memory.is_some();
@@ -145,6 +147,7 @@ fn facts(config: &TrainConfig, inputs: &Inputs, ranks: Ranks, available_memory: 
         host: Host { available_memory, ..Host::default() },
         speed: None,
         link: Link::default(),
+        local_link: Link::default(),
     }
 }
 

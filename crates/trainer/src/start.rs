@@ -9,6 +9,7 @@ use config::TrainConfig;
 use mesh::{Degrees, Mesh, Wanted};
 use model::{Decoder, WeightReader};
 use partition::{Assignment, Scope};
+use plan::ActivationBudget;
 use projection::cuda::DeviceMap;
 use projection::{Executor, FixedPoint};
 use serde_json::{Value, json};
@@ -24,6 +25,7 @@ use crate::optimizer::{AdamW, AdamWOptions};
 use crate::overlay::Overlay;
 use crate::pass::Pass;
 use crate::pipeline::Pipeline;
+use crate::recompute::Recompute;
 use crate::weights::{FrozenWeights, Resident, ShardOptions, Sharded, Stage};
 use crate::{Event, Observer, StartInfo, TrainError, fingerprint};
 
@@ -183,7 +185,8 @@ impl<'a> Place<'a> {
             _ => {
                 let mates = self.data.split("dp-shard", self.mesh.shard_group_of(self.comm.rank()));
                 // What a graph on another device read are copies, which it keeps itself.
-                let keeps_graphs = !self.recomputes(config) && self.device == Device::Cpu;
+                let keeps_graphs =
+                    self.recompute(inputs, config) != Recompute::Always && self.device == Device::Cpu;
                 let direct = self.direct;
                 let options = ShardOptions { keeps_graphs, prefetch: config.prefetch, direct };
                 Sharded::load(mates, &reader, &self.stage, options, &progress)
@@ -193,12 +196,21 @@ impl<'a> Place<'a> {
         agree(self.comm, loaded)
     }
 
-    /// Whether blocks are computed again in backward: where it was asked for, and where gathered weights do not outlive
-    /// their use at one address. A graph on a GPU would keep copies of all it read, which would be the whole stage. It does
-    /// not change a bit of θ.
-    fn recomputes(&self, config: &TrainConfig) -> bool {
-        let are_gathered = self.mesh.degrees().dp_shard > 1;
-        config.gradient_checkpointing || (are_gathered && (self.direct || self.device != Device::Cpu))
+    /// Which blocks are computed again in backward. All are where gathered weights do not outlive their use at one address:
+    /// a graph on a GPU would keep copies of all it read, which would be the whole stage. It does not change a bit of θ.
+    fn recompute(&self, inputs: &Inputs, config: &TrainConfig) -> Recompute {
+        if self.mesh.degrees().dp_shard > 1 && (self.direct || self.device != Device::Cpu) {
+            return Recompute::Always;
+        }
+        let Some(bytes) = config.activation_bytes() else {
+            return if config.gradient_checkpointing { Recompute::Always } else { Recompute::Never };
+        };
+        let warm_up = mesh::warm_up(self.stage.number, self.stage.of, config.pp_ahead) as u64;
+        let micro_batches = inputs.schedule.micro_batches_per_step();
+        let model = crate::model_facts(&inputs.model_config, &inputs.space);
+        let dtype = crate::training_facts(config).dtype;
+        let in_flight = (warm_up + 1).min(micro_batches);
+        Recompute::Within(ActivationBudget { model, dtype, in_flight, bytes })
     }
 
     /// Collective. The map of this stage's weights on this rank's GPU, if it has one.
@@ -274,15 +286,18 @@ pub(crate) fn parts<'a>(
     kernels: Option<DeviceMap>,
 ) -> Parts<'a> {
     let Built { model, partition, scope, executor, counts } = built;
-    let recompute = place.recomputes(config);
+    let recompute = place.recompute(inputs, config);
     let Place { mesh, control, stage, rank_traffic, comm, data, device, direct, .. } = place;
     let blocks = stage.blocks.clone();
-    let mut overlay =
-        Overlay::new(&inputs.space, blocks, partition, executor, (model.kind(), device), recompute);
+    let mut overlay = Overlay::new(&inputs.space, blocks, partition, executor, (model.kind(), device));
+    if config.merge_delta {
+        overlay.merge();
+    }
     if let Some(map) = kernels {
         overlay.compute_with(map);
     }
-    let pass = Pass { model, stage, overlay, recompute, cross_entropy_chunk: config.cross_entropy_chunk };
+    let cross_entropy_chunk = config.cross_entropy_chunk;
+    let pass = Pass { model, stage, overlay, recompute, cross_entropy_chunk, probe: None };
     let stages = data.split("pp", mesh.pipeline_of(comm.rank()));
     let stages = Stages::new(stages, model.kind(), device, direct);
     let largest = counts.iter().copied().max().unwrap_or(1);

@@ -88,6 +88,39 @@ pub fn check(context: &Context, case: &Case, numbers: &mut Numbers) -> Found {
     same(&run, &single, "the run of one rank")
 }
 
+/// Most that a step's loss may differ between padded and packed rows, nats a token: they differ by the order of additions
+/// alone, which in float32 is 1e-7 on a CPU.
+fn packing_tolerance(dtype: &str) -> f64 {
+    if dtype == "float32" { 1e-4 } else { 0.02 }
+}
+
+/// A run whose rows are packed has the losses of the one whose rows are padded, and the bits of itself on two ranks.
+pub fn packing(context: &Context, dtype: &'static str, numbers: &mut Numbers) -> Found {
+    let single = single(context, dtype)?;
+    let [model, data] = sources(context);
+    let flags = ["--dtype", dtype, "--packing"];
+    let packed = context.train(&format!("packing {dtype}"), 1, &settings(&model, &data, &flags))?;
+    let pairs = packed.steps.iter().zip(&single.steps);
+    let largest = pairs.map(|(a, b)| (a.loss - b.loss).abs()).fold(0.0, f64::max);
+    let tolerance = packing_tolerance(dtype);
+    numbers.insert("loss_difference".into(), json!(largest));
+    numbers.insert("loss_tolerance".into(), json!(tolerance));
+    numbers.insert("tokens_per_second".into(), json!(packed.tokens_per_second()));
+    numbers.insert("tokens_per_second_padded".into(), json!(single.tokens_per_second()));
+    if packed.steps.len() != single.steps.len() || largest.is_nan() || largest > tolerance {
+        let steps = packed.steps.len();
+        return Err(
+            format!("losses of {steps} steps differ by up to {largest:.1e} (allowed: {tolerance})").into()
+        );
+    }
+    let mut flags = Vec::from(flags);
+    flags.extend(["--dp-replicate", "2"]);
+    flags.extend(context.sharing());
+    let twice = context.train(&format!("packing {dtype} on 2"), 2, &settings(&model, &data, &flags))?;
+    same(&twice, &packed, "the packed run of one rank")?;
+    Ok(format!("losses within {largest:.1e} nats of padded rows'; the same bits on two ranks"))
+}
+
 /// A run that is asked to stop and started again is the run that was not.
 pub fn resume(context: &Context, numbers: &mut Numbers) -> Found {
     const ATTEMPTS: usize = 3;

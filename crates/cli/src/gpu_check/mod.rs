@@ -210,12 +210,18 @@ fn run_all(report: &mut Report, context: &Context) {
     for case in exact::cases(context) {
         run_one(report, &case.name(), |numbers| exact::check(context, &case, numbers));
     }
+    for dtype in ["float32", "bfloat16"] {
+        run_one(report, &format!("packing {dtype}"), |numbers| exact::packing(context, dtype, numbers));
+    }
     run_one(report, "resume after a stop", |numbers| exact::resume(context, numbers));
     run_one(report, "curve bfloat16", |numbers| curve::check(context, numbers));
     run_one(report, "greedy continuations", |numbers| generation::samples(context, numbers));
     run_one(report, "eval in any batch", |numbers| generation::batches(context, numbers));
     run_one(report, "kernels", |numbers| kernels::check(context, numbers));
     run_one(report, "speed", |numbers| speed::check(context, numbers));
+    for shape in speed::shapes(context) {
+        run_one(report, &format!("step {shape}"), |numbers| speed::step(context, shape, numbers));
+    }
 }
 
 /// Makes one check, says how it ended, and keeps it.

@@ -61,6 +61,30 @@ fn counts_labels_before_and_after_the_shift() {
 }
 
 #[test]
+fn packed_rows_hold_what_padded_ones_do() {
+    for max_seq_length in [5, 2048] {
+        let dataset = dataset(max_seq_length);
+        let rows = [2, 0, 1];
+        let (padded, packed) = (collate(&dataset, &rows, 7, PaddingSide::Right), pack(&dataset, &rows));
+        assert_eq!((packed.rows, packed.len), (1, padded.token_count() as usize));
+        assert_eq!(packed.sequence_lengths(), rows.map(|row| dataset.example(row as usize).ids.len()));
+        assert_eq!(padded.sequence_lengths(), [padded.len; 3]);
+        let tokens = |batch: &MicroBatch, values: &[i64]| -> Vec<i64> {
+            let there = values.iter().zip(&batch.attention_mask).filter(|(_, mask)| **mask == 1);
+            there.map(|(value, _)| *value).collect()
+        };
+        assert_eq!(packed.input_ids, tokens(&padded, &padded.input_ids));
+        assert_eq!(packed.labels, tokens(&padded, &padded.labels));
+        assert_eq!(packed.attention_mask, vec![1; packed.len]);
+        let counts =
+            |batch: &MicroBatch| (batch.label_count(), batch.supervised_count(), batch.token_count());
+        assert_eq!(counts(&packed), counts(&padded));
+    }
+    let empty = pack(&dataset(9), &[]);
+    assert_eq!((empty.rows, empty.len, empty.supervised_count()), (1, 0, 0));
+}
+
+#[test]
 fn labels_may_lie_anywhere() {
     let tokenizer = Tokenizer::load(Path::new(DEMO), TokenizerOptions::default()).unwrap();
     let path = Path::new("turns.jinja");

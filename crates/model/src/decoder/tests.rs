@@ -102,3 +102,29 @@ fn activations_are_their_formulas() {
     check("GemmaForCausalLM", &tanh_gelu);
     check("LlamaForCausalLM", &silu);
 }
+
+/// A block over sequences end to end gives each what it gets alone, with and without a window shorter than some.
+#[test]
+fn packed_sequences_do_not_see_each_other() {
+    let lengths = [5_usize, 1, 9];
+    for window in [None, Some(4)] {
+        let model = decoder(|v| v["sliding_window"] = window.into(), Kind::Double);
+        tch::manual_seed(3);
+        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Double, Device::Cpu));
+        let ones = || Tensor::ones([8], (Kind::Double, Device::Cpu));
+        let weights = BlockWeights::from_parts(ones(), ones(), |kind| random(&kind.shape(model.config())));
+        let x = random(&[1, 15, 8]);
+        let packed = model.block(0, &weights, &x, &model.packed_context(&lengths));
+        let mut start = 0;
+        for length in lengths {
+            let part = |x: &Tensor| x.narrow(1, start, length as i64);
+            let alone = model.block(0, &weights, &part(&x), &model.context(&vec![1; length], 1, length));
+            let off = (part(&packed) - alone).abs().max().double_value(&[]);
+            assert!(off < 1e-12, "{length} tokens from {start}, window {window:?}: {off}");
+            start += length as i64;
+        }
+        // One row of all of them is another thing.
+        let one = model.block(0, &weights, &x, &model.context(&[1; 15], 1, 15));
+        assert!((one - packed).abs().max().double_value(&[]) > 1e-3);
+    }
+}

@@ -31,10 +31,15 @@ pub(super) struct Rank<'a> {
 }
 
 impl Rank<'_> {
-    /// Blocks are computed again in backward. Where a GPU gathers weights they are, whatever was asked for: a graph would keep
-    /// what was gathered.
+    /// Where a GPU gathers weights, every block is computed again in backward, whatever was asked for: its graph would keep what
+    /// was gathered.
+    fn gathers_on_gpu(&self) -> bool {
+        self.facts.host.is_gpu && self.units.shards > 1
+    }
+
+    /// Some blocks are computed again in backward.
     fn recomputes(&self) -> bool {
-        self.facts.training.recompute || (self.facts.host.is_gpu && self.units.shards > 1)
+        self.facts.training.recomputes() || self.gathers_on_gpu()
     }
 }
 
@@ -115,8 +120,8 @@ pub(super) fn phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
     (phases, heap)
 }
 
-/// f32 buffers of the stage's adapted weights: of each block or, with recompute, of one for all. Blocks with different
-/// adapted modules cannot share.
+/// Buffers of the stage's adapted weights: of each block or, with recompute, of one for all (those of blocks that keep
+/// their graphs within a budget are counted there). Blocks with different adapted modules cannot share.
 fn delta_buffers(rank: Rank<'_>) -> u64 {
     let runs = &rank.stage.runs;
     let alike = runs.windows(2).all(|pair| {
@@ -202,7 +207,8 @@ fn sorting(facts: &Facts) -> Option<Phase> {
 struct Kept {
     /// The blocks' inputs.
     inputs: Bytes,
-    /// Graphs of all blocks that gradients go through; none with recompute.
+    /// Graphs of all blocks that gradients go through, of all micro-batches in flight; none with recompute, and at most
+    /// the budget where there is one.
     graphs: Bytes,
     /// The graph of the block that is in backward.
     largest: Bytes,
@@ -211,13 +217,23 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(rank: Rank<'_>, shape: &Shape<'_>) -> Self {
-        let (stage, recompute) = (rank.stage, rank.recomputes());
-        let all = stage.with_backward().map(|run| shape.kept(run.run).times(run.repeat)).collect();
+    fn new(rank: Rank<'_>, shape: &Shape<'_>, micro_batches: u64) -> Self {
+        let (stage, training) = (rank.stage, &rank.facts.training);
+        let all: Bytes = stage.with_backward().map(|run| shape.kept(run.run).times(run.repeat)).collect();
+        let all = all.times(micro_batches);
         let kept = stage.with_backward().map(|run| shape.kept(run.run));
         Self {
             inputs: shape.input().times(stage.block_count()),
-            graphs: if recompute { Bytes::default() } else { all },
+            graphs: match (training.activation_memory, training.recompute) {
+                _ if rank.gathers_on_gpu() => Bytes::default(),
+                (Some(budget), _) => {
+                    let buffers = product([stage.adapted_count(), rank.units.number]);
+                    let total = budget.min(all.total.saturating_add(buffers));
+                    Bytes { total, heap: all.heap.min(total) }
+                }
+                (None, true) => Bytes::default(),
+                (None, false) => all,
+            },
             largest: kept.max_by_key(|kept| kept.total).unwrap_or_default(),
             mask: if stage.runs.iter().any(|run| run.run.windowed) { shape.mask(1).total } else { 0 },
         }
@@ -225,7 +241,7 @@ impl Kept {
 
     /// Activations of so many micro-batches.
     fn activations(&self, micro_batches: u64) -> u64 {
-        product([micro_batches, sum([self.inputs.total, self.graphs.total, self.mask])])
+        product([micro_batches, sum([self.inputs.total, self.mask])]).saturating_add(self.graphs.total)
     }
 }
 
@@ -233,8 +249,8 @@ impl Kept {
 fn pass_phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
     let (facts, recompute) = (rank.facts, rank.recomputes());
     let shape = Shape::of_training(facts);
-    let (kept, ahead) = (Kept::new(rank, &shape), facts.training.pp_ahead);
-    let count = rank.stage.in_flight(rank.micro_batches, ahead);
+    let count = rank.stage.in_flight(rank.micro_batches, facts.training.pp_ahead);
+    let kept = Kept::new(rank, &shape, count);
     let activations = |bytes: u64| part("activations kept for backward", bytes);
     let adapted = rank.stage.widest_adapted();
     let has_backward = rank.stage.with_backward().next().is_some();
@@ -262,7 +278,7 @@ fn pass_phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
             ],
         ),
     ];
-    let graphs = if recompute { kept.largest.heap } else { product([count, kept.graphs.heap]) };
+    let graphs = kept.graphs.heap.saturating_add(if recompute { kept.largest.heap } else { 0 });
     (phases, sum([product([count, kept.inputs.heap]), graphs, widest.heap.max(backward.heap)]))
 }
 

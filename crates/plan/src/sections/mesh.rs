@@ -99,17 +99,7 @@ pub(super) fn time(plan: &Plan) -> Section {
     if plan.ranks < 2 && timing.speed_is_assumed {
         return section;
     }
-    let assumed = |is: bool| if is { ", assumed" } else { "" };
-    let operations = number(timing.operations_per_second / 1e9);
-    section.row(
-        "operations a second of a rank",
-        format!("{operations} billion{}", assumed(timing.speed_is_assumed)),
-    );
-    if plan.ranks > 1 {
-        let (gbps, ms) = (number(timing.link_gbps), number(timing.link_ms));
-        let link = format!("{gbps} Gbit/s and {ms} ms{}", assumed(timing.link_is_assumed));
-        section.row("link of a rank, and its latency", link);
-    }
+    rates(&mut section, plan);
     let rounds = format!("M = {}", counted(plan.steps.busiest_rank, "micro-batch"));
     let stages = match plan.mesh.pp {
         1 => rounds,
@@ -123,6 +113,13 @@ pub(super) fn time(plan: &Plan) -> Section {
     let mut part = |label: &str, value: f64, formula: &str| {
         section.row(label, format!("{}: {formula}", seconds(value)));
     };
+    if timing.once_seconds > 0.0 {
+        part(
+            "+ once a step on every rank",
+            timing.once_seconds,
+            "what does not shrink with ranks, as measured",
+        );
+    }
     if plan.mesh.dp_shard > 1 {
         let formula = "gathers beyond computing; all of them without --prefetch";
         part("+ waiting for gathered weights", timing.gather_seconds, formula);
@@ -133,13 +130,61 @@ pub(super) fn time(plan: &Plan) -> Section {
         part("+ filling and draining stages", timing.stage_seconds, formula);
     }
     if plan.ranks > 1 {
-        let ring = "2(n − 1)/n · bytes / bandwidth + 2(n − 1) · latency";
+        let ring = match timing.hosts {
+            1 => "2(n − 1)/n · bytes / bandwidth + 2(n − 1) · latency",
+            _ => "2(n − 1)/n · bytes / bandwidth between hosts + 2 · the latencies of n − 1 links",
+        };
         part("+ all-reduce of θ's gradient", timing.all_reduce_seconds, ring);
         let doubling = "bytes / bandwidth + log2(n) · latency each";
         part("+ small gathers", timing.small_gather_seconds, doubling);
     }
     section.row("a step in all", seconds(timing.step_seconds));
+    scaling(&mut section, plan);
     section
+}
+
+/// What machines and links were reckoned with.
+fn rates(section: &mut Section, plan: &Plan) {
+    let timing = &plan.timing;
+    let assumed = |is: bool| if is { ", assumed" } else { "" };
+    let operations = number(timing.operations_per_second / 1e9);
+    let source = match &plan.measured {
+        Some(measured) => format!(", measured on {} ({})", measured.device, measured.variant),
+        None => assumed(timing.speed_is_assumed).to_owned(),
+    };
+    section.row("operations a second of a rank", format!("{operations} billion{source}"));
+    let mut link = |label: &str, [gbps, ms]: [f64; 2], is_assumed: bool| {
+        let link = format!("{} Gbit/s and {} ms{}", number(gbps), number(ms), assumed(is_assumed));
+        section.row(label, link);
+    };
+    if timing.hosts < plan.ranks {
+        link("link of a rank within a host", [timing.local_gbps, timing.local_ms], timing.local_is_assumed);
+    }
+    if timing.hosts > 1 {
+        let label = format!("link of a rank between {} hosts", grouped(timing.hosts));
+        link(&label, [timing.link_gbps, timing.link_ms], timing.link_is_assumed);
+    }
+}
+
+/// The ranks beside one.
+fn scaling(section: &mut Section, plan: &Plan) {
+    let scaling = &plan.scaling;
+    if let Some(speed) = scaling.tokens_per_second {
+        section.row("tokens a second", number(speed));
+    }
+    let (Some(efficiency), Some(one)) = (scaling.efficiency, scaling.one_rank_tokens_per_second) else {
+        return;
+    };
+    if plan.ranks > 1 {
+        let peak = bytes(scaling.one_rank_peak);
+        let fits = match scaling.one_rank_fits {
+            Some(true) => String::new(),
+            Some(false) => format!("; one alone would need {peak}, which there is not"),
+            None => format!("; one alone would need {peak}"),
+        };
+        let beside = format!("{} × the {} of one rank", grouped(plan.ranks), number(one));
+        section.row("scaling efficiency", format!("{} of {beside}{fits}", percent(efficiency)));
+    }
 }
 
 /// The cheapest meshes, and the plan's own.
@@ -150,14 +195,14 @@ pub(super) fn ranking(plan: &Plan) -> Section {
     }
     let own = plan.meshes.iter().position(|mesh| mesh.degrees == plan.mesh);
     for (at, mesh) in plan.meshes.iter().enumerate().take(LISTED_MESHES) {
-        mesh_row(&mut section, mesh, own == Some(at));
+        mesh_row(&mut section, plan, mesh, own == Some(at));
     }
     match own.filter(|at| *at >= LISTED_MESHES) {
         Some(at) => {
             if at > LISTED_MESHES {
                 section.row("…", format!("{} more", grouped((at - LISTED_MESHES) as u64)));
             }
-            mesh_row(&mut section, &plan.meshes[at], true);
+            mesh_row(&mut section, plan, &plan.meshes[at], true);
         }
         None if plan.meshes.len() > LISTED_MESHES => {
             section.row("…", format!("{} more", grouped((plan.meshes.len() - LISTED_MESHES) as u64)));
@@ -167,12 +212,13 @@ pub(super) fn ranking(plan: &Plan) -> Section {
     section
 }
 
-fn mesh_row(section: &mut Section, mesh: &RankedMesh, is_own: bool) {
+fn mesh_row(section: &mut Section, plan: &Plan, mesh: &RankedMesh, is_own: bool) {
     let own = if is_own { "this plan: " } else { "" };
+    let needs = format!("{} a {}", bytes(mesh.host_peak), if plan.is_gpu { "GPU" } else { "host" });
     let fits = match mesh.fits {
-        Some(true) => format!("fits, {} a host", bytes(mesh.host_peak)),
-        Some(false) => format!("does not fit, {} a host", bytes(mesh.host_peak)),
-        None => format!("{} a host", bytes(mesh.host_peak)),
+        Some(true) => format!("fits, {needs}"),
+        Some(false) => format!("does not fit, {needs}"),
+        None => needs,
     };
     let bubble =
         if mesh.degrees.pp > 1 { format!(", bubble {}", percent(mesh.bubble)) } else { String::new() };

@@ -62,7 +62,7 @@ fn any_model() -> impl Strategy<Value = Model> {
 
 fn any_training() -> impl Strategy<Value = Training> {
     let counts = proptest::array::uniform7(any_count());
-    let options = proptest::array::uniform3(proptest::option::of(any_count()));
+    let options = proptest::array::uniform4(proptest::option::of(any_count()));
     let reals = proptest::array::uniform3(any_real());
     (counts, options, reals, any::<[bool; 7]>(), 0_usize..3, 0_usize..3).prop_map(
         |(counts, options, [epochs, warmup_ratio, dropout], flags, dtype, partition)| Training {
@@ -82,6 +82,8 @@ fn any_training() -> impl Strategy<Value = Training> {
             isometric: flags[1],
             dropout,
             recompute: flags[2],
+            activation_memory: options[3],
+            deterministic: flags[2],
             prefetch: flags[5],
             pp_ahead: flags[6],
             cross_entropy_chunk: counts[3],
@@ -106,27 +108,55 @@ fn any_mesh(total: u64, [shards, stages]: [u64; 2], model: &Model) -> (u64, Degr
     (dp_replicate * dp_shard * pp, mesh)
 }
 
+/// A measurement with this number wherever a file may have it; otherwise the throughput.
+fn any_measurement(number: f64, count: u64) -> Speed {
+    let file = serde_json::json!({
+        "format": "gpart-dist bench step 1", "device": "a GPU", "model": "a model", "dtype": "float32",
+        "shape": {"parameters": count, "adapted": count, "hidden": count, "layers": count},
+        "micro_batch_tokens": number,
+        "variants": [{
+            "name": "any", "dropout": 0.0, "deterministic": true, "recompute": false, "step_seconds": number,
+            "tokens_per_second": number, "model_tflops": number, "parts": {"update": number / 3.0, "apply": number / 3.0},
+        }],
+    });
+    let measurement = Measurement::parse("any", &file.to_string());
+    measurement.map_or(Speed::TeraflopsPerRank(number), Speed::Measured)
+}
+
 fn any_facts() -> impl Strategy<Value = Facts> {
     let options = proptest::array::uniform5(proptest::option::of(any_count()));
     let reals = (proptest::option::of(any_real()), proptest::option::of(any_real()), any::<bool>());
     let counts = proptest::array::uniform3(any_count());
     let shape = (any_count(), any_count());
-    let link = proptest::array::uniform2(proptest::option::of(any_real()));
+    let link = proptest::array::uniform4(proptest::option::of(any_real()));
     (any_model(), any_training(), options, reals, counts, shape, link).prop_map(
-        |(model, training, options, (mean_tokens, speed, tokens), counts, shape, [gbps, ms])| {
+        |(
+            model,
+            training,
+            options,
+            (mean_tokens, speed, tokens),
+            counts,
+            shape,
+            [gbps, ms, local_gbps, local_ms],
+        )| {
             let [max_seq_length, total, on_host] = counts;
             let [rows, longest_tokens, available_memory, free_disk, cores] = options;
+            let is_gpu = local_gbps.is_some();
             let (total, mesh) = any_mesh(total.max(1), [shape.0, shape.1], &model);
-            let wrap =
-                |speed| if tokens { Speed::TokensPerSecond(speed) } else { Speed::TeraflopsPerRank(speed) };
+            let wrap = |speed: f64| match (tokens, is_gpu) {
+                (_, true) => any_measurement(speed, counts[0]),
+                (true, _) => Speed::TokensPerSecond(speed),
+                (false, _) => Speed::TeraflopsPerRank(speed),
+            };
             Facts {
                 model,
                 data: Data { rows, mean_tokens, longest_tokens, max_seq_length },
                 training,
-                ranks: Ranks { total, on_host, mesh },
-                host: Host { available_memory, free_disk, cores, is_gpu: false },
+                ranks: Ranks { total, on_host, on_device: on_host, mesh },
+                host: Host { available_memory, free_disk, cores, is_gpu, gpu: None },
                 speed: speed.map(wrap),
                 link: Link { gbps, ms },
+                local_link: Link { gbps: local_gbps, ms: local_ms },
             }
         },
     )

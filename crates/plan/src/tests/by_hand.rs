@@ -69,7 +69,7 @@ fn memory_of_a_tiny_model_by_hand() {
     // Four times N·H; for 3 positions V logits and their exponentials, and twice H.
     let head = 4 * (4 * 80 + 3 * (2 * 10 + 2 * 8));
     assert_eq!(phase("head and loss"), 4 * 10 * 3 * (8 + block) + head);
-    // One block's graph is gone; the gradient comes in and its product with the output is there.
+    // One block's graph is gone; the gradients that come in and go out are there.
     let gradients = 4 * 10 * (3 * 8 + 2 * block) + 2 * 4 * 80 + 4 * 192;
     assert_eq!(phase("gradients of a block's weights"), gradients);
     assert_eq!(phase("counting the groups"), 12 * 12);
@@ -97,6 +97,36 @@ fn memory_in_half_precision_and_with_recompute() {
     // Weight gradients of one block in bf16, and one of them widened.
     let gradients = 10 * 3 * 2 * 8 + 2 * 2 * 80 + 2 * 192 + 4 * 64;
     assert_eq!(phase(&recomputed, "gradients of a block's weights"), gradients);
+    // Within a budget, graphs and the buffers of the blocks that keep them take all of it, or what all blocks would.
+    let within = |bytes: u64| {
+        let mut facts = tiny(Dtype::Bfloat16, true);
+        facts.training.activation_memory = Some(bytes);
+        let memory = plan(&facts).memory;
+        assert_eq!(memory.part("adapted weights' buffers"), 2 * 192);
+        phase(&memory, "backward of a block") - backward - 10 * 3 * 2 * 8
+    };
+    let all = 10 * 3 * block + 2 * 576;
+    assert_eq!(within(0), 10 * block);
+    assert_eq!(within(1000), 1000 + 10 * block);
+    assert_eq!(within(all + 1), all + 10 * block);
+    let first_kept = |bytes, in_flight| {
+        let facts = tiny(Dtype::Bfloat16, true);
+        let budget = ActivationBudget { model: facts.model, dtype: Dtype::Bfloat16, in_flight, bytes };
+        budget.first_kept(0..3, 2, 5)
+    };
+    let each = 10 * block + 2 * 192;
+    for (bytes, in_flight, expected) in [
+        (0, 1, 3),
+        (each - 1, 1, 3),
+        (each, 1, 2),
+        (2 * each, 1, 1),
+        (3 * each - 1, 1, 1),
+        (u64::MAX, 1, 0),
+        (2 * each, 2, 2),
+        (each, 2, 3),
+    ] {
+        assert_eq!(first_kept(bytes, in_flight), expected, "{bytes} bytes, {in_flight} in flight");
+    }
     // Blocks that adapt different modules cannot share buffers.
     let mut uneven = tiny(Dtype::Float32, true);
     let mut other = uneven.model.blocks[0].linears.clone();

@@ -90,7 +90,7 @@ fn the_text_says_who_owns_what() {
         "adapted weights, by index  0 to ",
         "gathered weights, current and next",
         "dp-shard",
-        "link of a rank, and its latency  100 Gbit/s and 0.01 ms",
+        "link of a rank within a host  100 Gbit/s and 0.01 ms",
         "operations a second of a rank  50 billion, assumed",
         "of which pipeline bubble",
         "dp-replicate 8, dp-shard 1, pp 1  fits",

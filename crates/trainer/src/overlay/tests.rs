@@ -27,8 +27,12 @@ fn updates_for_another_device_are_those_made_in_place() {
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind);
         let tensors = model::block_specs(&config, 1).iter().map(|(_, shape)| random(shape)).collect();
         let frozen = BlockWeights::from_tensors(&config, tensors);
-        for dropout in [None, Dropout::new(0.3, 7, 2, 1).unwrap()] {
-            let mut overlay = Overlay::new(&space, 0..2, &partition, &Serial, (kind, Device::Cpu), false);
+        let masks = [None, Dropout::new(0.3, 7, 2, 1).unwrap()];
+        for (dropout, merge) in masks.into_iter().flat_map(|mask| [(mask, false), (mask, true)]) {
+            let mut overlay = Overlay::new(&space, 0..2, &partition, &Serial, (kind, Device::Cpu));
+            if merge {
+                overlay.merge();
+            }
             overlay.restore(1, &frozen, theta, dropout).unwrap();
             let buffers = |overlay: &Overlay<'_>| -> Vec<Tensor> {
                 overlay.slots[1].buffers.iter().map(|buffer| buffer.values.copy()).collect()
@@ -40,7 +44,7 @@ fn updates_for_another_device_are_those_made_in_place() {
             }
             let before = overlay.slots[1].buffers[0].values.shallow_clone();
             overlay.fill_elsewhere(1, 1, &frozen, theta, dropout).unwrap();
-            assert_eq!(buffers(&overlay), expected, "{kind:?} {dropout:?}");
+            assert_eq!(buffers(&overlay), expected, "{kind:?} {dropout:?} {merge}");
             assert_eq!(before, expected[0], "the buffers stay where they are");
         }
     }

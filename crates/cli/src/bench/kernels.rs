@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use miette::Diagnostic;
 use partition::{Stateless, count_parallel};
 use projection::{
@@ -13,13 +13,6 @@ use serde_json::json;
 
 use crate::exit::Exit;
 use crate::{fail, format};
-
-/// What to measure.
-#[derive(Subcommand)]
-pub enum Bench {
-    /// Count, apply and reduce of the stateless partition: nanoseconds a weight and GB/s, beside a copy
-    Kernels(KernelsArgs),
-}
 
 /// The size of the benchmark, and where it runs.
 #[derive(Args)]
@@ -67,9 +60,8 @@ struct Table {
     rows: Vec<Row>,
 }
 
-/// Runs a `bench` command.
-pub fn bench(what: &Bench) -> Exit {
-    let Bench::Kernels(args) = what;
+/// Runs `bench kernels`.
+pub fn run(args: &KernelsArgs) -> Exit {
     let tables = match args.device {
         Device::Cpu => on_cpu(args),
         Device::Cuda => on_cuda(args),
