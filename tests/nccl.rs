@@ -1,6 +1,7 @@
 //! Messages over NCCL, with doubles of the driver and of NCCL in place of both: real ranks under real `mpirun`, but no
 //! GPU. What NCCL itself does on a GPU is not tested here.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -8,7 +9,8 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 use crate::harness::{
-    Outcome, Ranks, Running, command, program, repository, scratch, thetas, train, training,
+    Outcome, Ranks, Running, command, program, repository, scratch, thetas, traffic_as_planned, train,
+    training, training_args,
 };
 
 /// A folder with the doubles, built once.
@@ -52,19 +54,87 @@ fn flat(outcome: &Outcome) -> String {
     outcome.stdout.split_whitespace().collect::<Vec<&str>>().join(" ")
 }
 
-/// Sharded and pipelined training over NCCL ends where one rank ends.
+/// Sharded and pipelined training over NCCL ends where one rank ends, whether messages go from device to device or through
+/// the host's memory, and moves what was planned.
 #[test]
 fn training_over_nccl() {
     let folder = scratch();
+    let held_out = repository().join("configs/demo/heldout.json");
+    let always =
+        ["--eval-data", held_out.to_str().unwrap(), "--eval-steps", "3", "--sample-prompt", "Question:"];
     let alone = folder.path().join("alone");
-    train(Ranks::Alone, &alone, &[]);
-    for (n, mesh) in [(2, ["--dp-shard", "2"]), (2, ["--pp", "2"]), (3, ["--dp-replicate", "3"])] {
-        let output = folder.path().join(mesh.join(""));
-        let mut command = training(Ranks::Mpi(n), &output, &[&["--comm", "nccl"], &mesh[..]].concat());
-        on_doubles(&mut command, doubles(), &[]);
+    train(Ranks::Alone, &alone, &always);
+    let direct = |log: &str| log.lines().any(|line| line.starts_with("direct "));
+    let check = |ranks: usize, pointers: &str, mesh: &[&str]| {
+        let output = folder.path().join(format!("{pointers}{}", mesh.concat()));
+        let log = output.with_extension("log");
+        let mut command =
+            training(Ranks::Mpi(ranks), &output, &[&["--comm", "nccl"], &always[..], mesh].concat());
+        let variables = [
+            ("FAKE_CUDA_DEVICES", "4"),
+            ("FAKE_CUDA_POINTERS", pointers),
+            ("FAKE_CUDA_LOG", log.to_str().unwrap()),
+            // What does not wait for a message has not got it.
+            ("FAKE_NCCL_DELAY_US", "1000"),
+        ];
+        on_doubles(&mut command, doubles(), &variables);
         Running::start(command).finish().expect_code(0).expect_text("nccl: as --comm asks");
-        assert_eq!(thetas(&output), thetas(&alone), "{mesh:?}");
+        assert_eq!(thetas(&output), thetas(&alone), "{pointers} {mesh:?}");
+        assert_eq!(held_out_losses(&output), held_out_losses(&alone), "{pointers} {mesh:?}");
+        traffic_as_planned(&output);
+        let log = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(direct(&log), pointers == "device" && mesh[0] != "--dp-replicate", "{pointers} {mesh:?}");
+        assert_eq!(log.matches("released with 0 left").count(), ranks, "{log}");
+    };
+    check(2, "device", &["--dp-shard", "2"]);
+    check(3, "device", &["--dp-shard", "3", "--prefetch", "false"]);
+    check(2, "device", &["--pp", "2", "--gradient-checkpointing"]);
+    check(4, "device", &["--dp-shard", "2", "--pp", "2"]);
+    check(3, "device", &["--dp-replicate", "3"]);
+    check(2, "host", &["--dp-shard", "2"]);
+    check(2, "host", &["--pp", "2"]);
+}
+
+/// The head tile by tile in half precision, from device to device; and where one rank's memory is not reached by its device, all
+/// ranks send through the host's.
+#[test]
+fn tiles_over_nccl() {
+    let folder = scratch();
+    let model = crate::mesh::large_vocabulary(folder.path());
+    let model = ["--model", model.to_str().unwrap(), "--dtype", "bfloat16", "--max-steps", "2"];
+    let alone = folder.path().join("alone");
+    train(Ranks::Alone, &alone, &model);
+    for (last, is_direct) in [("device", true), ("host", false)] {
+        let output = folder.path().join(last);
+        let log = output.with_extension("log");
+        let flags = ["--comm", "nccl", "--dp-shard", "2", "--pp", "2"];
+        let args = training_args(&output, &[&flags[..], &model].concat());
+        let script =
+            format!("[ $OMPI_COMM_WORLD_RANK = 3 ] && export FAKE_CUDA_POINTERS={last}; exec \"$0\" \"$@\"");
+        let mut command = in_shell(4, &script, &args);
+        let variables = [("FAKE_CUDA_DEVICES", "4"), ("FAKE_CUDA_LOG", log.to_str().unwrap())];
+        on_doubles(&mut command, doubles(), &variables);
+        Running::start(command).finish().expect_code(0);
+        assert_eq!(thetas(&output), thetas(&alone), "{last}");
+        traffic_as_planned(&output);
+        assert_eq!(std::fs::read_to_string(&log).unwrap().contains("direct"), is_direct, "{last}");
     }
+}
+
+/// `args` on so many ranks, each started by a shell that runs `script` with the program and its arguments.
+fn in_shell(ranks: usize, script: &str, args: &[OsString]) -> Command {
+    let plain = command(Ranks::Mpi(ranks), args);
+    let mut command = Command::new(plain.get_program());
+    command.args(["--oversubscribe", "-n", &ranks.to_string(), "sh", "-c", script]);
+    command.arg(program()).args(args).current_dir(repository());
+    plain.get_envs().for_each(|(name, value)| {
+        value.map(|value| command.env(name, value));
+    });
+    command
+}
+
+fn held_out_losses(output: &Path) -> String {
+    std::fs::read_to_string(output.join("held_out.jsonl")).unwrap()
 }
 
 /// Every kind of message, several at once, a split, all answers right; everything is given back before the context is.
@@ -152,38 +222,54 @@ fn which_gpu_is_whose() {
 /// An error that comes in the background ends all ranks.
 #[test]
 fn nccl_fails_in_the_middle() {
+    let check = |outcome: &Outcome, waiting_in: &str| {
+        assert!(!matches!(outcome.code, None | Some(0)), "{}", outcome.stderr);
+        let says = format!("messages between GPUs failed ({waiting_in}");
+        assert!(outcome.stderr.contains(&says), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("remote process exited (said by the double)"), "{}", outcome.stderr);
+    };
     for operation in ["1", "40"] {
         let variables = [("FAKE_NCCL_FAIL_AT", operation)];
-        let outcome = doctor(Ranks::Mpi(2), doubles(), &variables, &["--comm", "nccl", "--quick"]);
-        assert!(!matches!(outcome.code, None | Some(0)), "{}", outcome.stderr);
-        let says = "messages between GPUs failed (all-";
-        assert!(outcome.stderr.contains(says), "{}", outcome.stderr);
-        assert!(outcome.stderr.contains("remote process exited (said by the double)"), "{}", outcome.stderr);
+        check(&doctor(Ranks::Mpi(2), doubles(), &variables, &["--comm", "nccl", "--quick"]), "all-");
     }
+    // From device to device, where nothing else is said for long.
+    let folder = scratch();
+    let mut command = training(
+        Ranks::Mpi(2),
+        folder.path(),
+        &["--comm", "nccl", "--pp", "2", "--accumulation-steps", "60"],
+    );
+    on_doubles(&mut command, doubles(), &[("FAKE_NCCL_FAIL_AT", "50")]);
+    check(&Running::start(command).finish(), "");
 }
 
-/// A rank dies without a word, and the launcher does not notice: the others do.
-#[test]
-fn a_rank_dies() {
+/// `args` on so many ranks, where a process that dies is not noticed by the launcher, and rank 1 dies at its operation
+/// number `operation`: the others have to notice.
+fn dies(ranks: usize, operation: &str, args: &[OsString]) {
     let folder = scratch();
     let log = folder.path().join("log");
-    let args = ["doctor", "--quick", "--output", folder.path().to_str().unwrap(), "--comm", "nccl"];
-    let plain = command(Ranks::Mpi(3), &args);
-    let mut command = Command::new(plain.get_program());
     let outliving = "\"$0\" \"$@\"; code=$?; [ $code -lt 128 ] || sleep 60; exit $code";
-    command.args(["--oversubscribe", "-n", "3", "sh", "-c", outliving]).arg(program()).args(args);
-    plain.get_envs().for_each(|(name, value)| {
-        value.map(|value| command.env(name, value));
-    });
-    on_doubles(
-        &mut command,
-        doubles(),
-        &[("FAKE_NCCL_DIE_AT", "30"), ("FAKE_CUDA_LOG", log.to_str().unwrap())],
-    );
+    let mut command = in_shell(ranks, outliving, args);
+    let variables = [("FAKE_NCCL_DIE_AT", operation), ("FAKE_CUDA_LOG", log.to_str().unwrap())];
+    on_doubles(&mut command, doubles(), &variables);
     let outcome = Running::start(command).finish();
     assert!(!matches!(outcome.code, None | Some(0)), "{}", outcome.stderr);
     let said = outcome.stderr.matches("rank 1 on ").count();
     assert_eq!(said, 1, "{}", outcome.stderr);
     assert!(outcome.stderr.contains("is gone while others wait for it"), "{}", outcome.stderr);
     assert!(std::fs::read_to_string(log).unwrap().contains("aborted"));
+}
+
+/// A rank dies without a word, and the launcher does not notice: the others do.
+#[test]
+fn a_rank_dies() {
+    let output = scratch();
+    let doctor = ["doctor", "--quick", "--comm", "nccl", "--output"].map(OsString::from);
+    dies(3, "30", &[&doctor[..], &[output.path().into()]].concat());
+    // In the middle of a step whose weights and activations go from device to device.
+    for mesh in [["--dp-shard", "3"], ["--pp", "3"]] {
+        let output = scratch();
+        let args = training_args(output.path(), &[&["--comm", "nccl"], &mesh[..]].concat());
+        dies(3, "25", &args);
+    }
 }

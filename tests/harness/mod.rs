@@ -170,6 +170,20 @@ pub fn thetas(output: &Path) -> Vec<String> {
     thetas_from(output, 1)
 }
 
+/// Every rank of a run moved as many bytes of each kind as the plan's formulas say. Returns what `run.json` says.
+pub fn traffic_as_planned(output: &Path) -> Value {
+    let run = read_json(&output.join("run.json"));
+    for rank in run["traffic"]["ranks"].as_array().unwrap() {
+        for line in rank["planned"].as_array().unwrap() {
+            let is_it = |other: &&Value| ["axis", "operation"].iter().all(|key| other[*key] == line[*key]);
+            let measured = rank["measured"].as_array().unwrap().iter().find(is_it);
+            let measured = measured.map_or(0, |found| found["bytes"].as_u64().unwrap());
+            assert_eq!(measured, line["bytes"], "{line} of rank {} in {}", rank["rank"], output.display());
+        }
+    }
+    run
+}
+
 /// Losses by step.
 pub fn losses(output: &Path) -> Vec<f64> {
     metrics(output).iter().map(|line| line["loss"].as_f64().unwrap()).collect()

@@ -9,6 +9,7 @@
 mod accelerators;
 mod data_plane;
 mod device;
+mod direct;
 mod environment;
 #[cfg(any(feature = "mpi", feature = "nccl"))]
 mod gather;
@@ -32,6 +33,7 @@ mod wheels;
 pub use accelerators::{Accelerators, Missing, accelerators};
 pub use data_plane::{Choice, DataPlane, OwnGpu, Wish, data_plane};
 pub use device::{DeviceError, Gpu, RankGpus, assign_devices};
+pub use direct::{DeviceCommunicator, DeviceMemory, DevicePending};
 pub use environment::{LauncherWorld, launcher, local_rank_by_launcher, rank_by_launcher};
 pub use ledger::{Ledger, Operation, Traffic};
 pub use peers::LostRank;
@@ -45,8 +47,8 @@ pub use wheels::wheel_folders;
 use miette::Diagnostic;
 use thiserror::Error;
 
-/// Ranks that compute together. All methods but `rank`, `size`, `backend`, `traffic` and the two of messages are
-/// collective: every rank calls them in the same order.
+/// Ranks that compute together. All methods but `rank`, `size`, `backend`, `on_device`, `traffic` and the two of messages
+/// are collective: every rank calls them in the same order.
 pub trait Communicator {
     /// This process, `0..size`.
     fn rank(&self) -> usize;
@@ -79,6 +81,11 @@ pub trait Communicator {
 
     /// Starts receiving the next message of `from`, which has the length of `into`.
     fn start_receive(&self, from: usize, into: Region) -> Pending<Region>;
+
+    /// Messages from device to device, where this communicator has them.
+    fn on_device(&self) -> Option<&dyn DeviceCommunicator> {
+        None
+    }
 
     /// What this rank said since the start, on this communicator and on all of the same start.
     fn traffic(&self) -> Vec<Traffic>;

@@ -14,6 +14,7 @@ mod inputs;
 mod kernel_images;
 mod kernels;
 mod learning_rate;
+mod messages;
 mod method;
 mod model_card;
 mod openmp;

@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 
-use comm::{Communicator, Pending, Region};
 use data::MicroBatch;
 use mesh::{Action, Mesh, one_forward_one_backward, warm_up};
 use projection::Reducer;
@@ -14,6 +13,7 @@ use tch::{Device, Tensor};
 
 use crate::TrainError;
 use crate::control::{Control, Phase};
+use crate::messages::{Inbox, Outbox, Stages};
 use crate::overlay::ScaledTheta;
 use crate::pass::{Pass, Tape, Update};
 use crate::weights::FrozenWeights;
@@ -29,7 +29,7 @@ pub(crate) struct Pipeline<'a> {
     /// Stages make a forward more before their first backward.
     pub ahead: bool,
     /// The ranks of this pipeline, by stage.
-    pub stages: Box<dyn Communicator>,
+    pub stages: Stages,
 }
 
 /// The micro-batches of this rank's pipeline, and what is done with them.
@@ -62,9 +62,9 @@ impl Pipeline<'_> {
         let actions = one_forward_one_backward(warm_up, work.rounds);
         let units = stage.units(self.pass.model.config());
         self.weights.begin(units.training(&actions), &self.tokens(work))?;
-        let mut inputs = Inbox::new(self.stages.as_ref(), stage.number.checked_sub(1), self.messages(work))?;
+        let mut inputs = Inbox::new(&self.stages, stage.number.checked_sub(1), self.messages(work))?;
         let sender = stage.gets_gradients().then_some(stage.number + 1);
-        let mut upstreams = Inbox::new(self.stages.as_ref(), sender, self.messages(work))?;
+        let mut upstreams = Inbox::new(&self.stages, sender, self.messages(work))?;
         let mut outbox = Outbox::default();
         let (mut losses, mut tapes) = (Vec::new(), VecDeque::new());
         for action in actions {
@@ -87,7 +87,7 @@ impl Pipeline<'_> {
                             head.grad
                         }
                         false => {
-                            outbox.send(self.stages.as_ref(), stage.number + 1, &output)?;
+                            outbox.send(&self.stages, stage.number + 1, &output)?;
                             None
                         }
                     };
@@ -99,7 +99,7 @@ impl Pipeline<'_> {
                         unreachable!("a forward came before")
                     };
                     let upstream = match upstream {
-                        None if stage.gets_gradients() => Some(self.receive(&mut upstreams, batch)?),
+                        None if stage.gets_gradients() => Some(upstreams.next(&self.stages)?),
                         own => own,
                     };
                     self.backward(tape, upstream, update, normaliser, reducer, &mut outbox)?;
@@ -124,7 +124,7 @@ impl Pipeline<'_> {
         let weights = self.weights.as_mut();
         let gradient = self.pass.backward(weights, tape, upstream, update, normaliser, reducer)?;
         match gradient {
-            Some(gradient) => outbox.send(self.stages.as_ref(), self.pass.stage.number - 1, &gradient),
+            Some(gradient) => outbox.send(&self.stages, self.pass.stage.number - 1, &gradient),
             None => Ok(()),
         }
     }
@@ -160,7 +160,7 @@ impl Pipeline<'_> {
         let stage = self.pass.stage.clone();
         let units = stage.units(self.pass.model.config());
         self.weights.begin(units.forwards(work.rounds), &self.tokens(work))?;
-        let mut inputs = Inbox::new(self.stages.as_ref(), stage.number.checked_sub(1), self.messages(work))?;
+        let mut inputs = Inbox::new(&self.stages, stage.number.checked_sub(1), self.messages(work))?;
         let mut outbox = Outbox::default();
         for number in 0..work.rounds {
             let Some(batch) = work.batches.get(number) else {
@@ -171,7 +171,7 @@ impl Pipeline<'_> {
             let output = self.pass.infer(self.weights.as_mut(), batch, input, work.theta)?;
             match stage.is_last() {
                 true => last(self, &output, batch)?,
-                false => outbox.send(self.stages.as_ref(), stage.number + 1, &output)?,
+                false => outbox.send(&self.stages, stage.number + 1, &output)?,
             }
         }
         outbox.finish();
@@ -214,30 +214,18 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Lengths of what moves between two stages, bytes a micro-batch.
-    fn messages(&self, work: &Work<'_>) -> Vec<usize> {
-        work.batches.iter().map(|batch| self.message_bytes(batch)).collect()
-    }
-
-    fn message_bytes(&self, batch: &MicroBatch) -> usize {
-        let (config, kind) = (self.pass.model.config(), self.pass.model.kind());
-        batch.rows * batch.len * config.hidden_size as usize * kind.elt_size_in_bytes()
+    /// Shapes of what moves between two stages, `[B, T, H]`, by micro-batch.
+    fn messages(&self, work: &Work<'_>) -> Vec<[i64; 3]> {
+        let width = self.pass.model.config().hidden_size;
+        work.batches.iter().map(|batch| [batch.rows as i64, batch.len as i64, width]).collect()
     }
 
     /// What enters the stage's first block.
     fn input(&mut self, inbox: &mut Inbox, batch: &MicroBatch) -> Result<Tensor, TrainError> {
         match self.pass.stage.is_first() {
             true => Ok(self.pass.embed(self.weights.as_ref(), batch)),
-            false => self.receive(inbox, batch),
+            false => inbox.next(&self.stages),
         }
-    }
-
-    /// The next message of a neighbour, `[B, T, H]`.
-    fn receive(&self, inbox: &mut Inbox, batch: &MicroBatch) -> Result<Tensor, TrainError> {
-        let (config, kind) = (self.pass.model.config(), self.pass.model.kind());
-        let shape = [batch.rows as i64, batch.len as i64, config.hidden_size];
-        let region = inbox.next(self.stages.as_ref())?;
-        Ok(Tensor::from_data_size(region.bytes(), &shape, kind).to_device(self.pass.model.device()))
     }
 }
 
@@ -250,74 +238,4 @@ fn numbers(scalars: &[Tensor]) -> Vec<f64> {
     let mut values = vec![0.0; scalars.len()];
     together.copy_data(&mut values, scalars.len());
     values
-}
-
-/// Messages of a neighbour in order, two of them on their way at a time.
-struct Inbox {
-    from: usize,
-    lengths: VecDeque<usize>,
-    coming: VecDeque<Pending<Region>>,
-}
-
-impl Inbox {
-    const AHEAD: usize = 2;
-
-    /// Expects messages of these lengths; none where there is no such neighbour.
-    fn new(comm: &dyn Communicator, from: Option<usize>, lengths: Vec<usize>) -> Result<Self, TrainError> {
-        let lengths = if from.is_some() { lengths.into() } else { VecDeque::new() };
-        let mut inbox = Self { from: from.unwrap_or(0), lengths, coming: VecDeque::new() };
-        inbox.expect(comm)?;
-        Ok(inbox)
-    }
-
-    fn expect(&mut self, comm: &dyn Communicator) -> Result<(), TrainError> {
-        while self.coming.len() < Self::AHEAD
-            && let Some(length) = self.lengths.pop_front()
-        {
-            self.coming.push_back(comm.start_receive(self.from, message(length)?));
-        }
-        Ok(())
-    }
-
-    fn next(&mut self, comm: &dyn Communicator) -> Result<Region, TrainError> {
-        let Some(next) = self.coming.pop_front() else { unreachable!("more messages than micro-batches") };
-        let region = next.wait();
-        self.expect(comm)?;
-        Ok(region)
-    }
-}
-
-/// Messages on their way to neighbours.
-#[derive(Default)]
-struct Outbox(VecDeque<Pending<()>>);
-
-impl Outbox {
-    /// Messages that may be under way at once: the receiver expects as many.
-    const AHEAD: usize = 2 * Inbox::AHEAD;
-
-    fn send(&mut self, comm: &dyn Communicator, to: usize, tensor: &Tensor) -> Result<(), TrainError> {
-        if self.0.len() >= Self::AHEAD
-            && let Some(oldest) = self.0.pop_front()
-        {
-            oldest.wait();
-        }
-        // Messages go through the host's memory, whatever carries them.
-        let tensor = tensor.to_device(Device::Cpu).contiguous();
-        let numbers = tensor.numel();
-        let mut region = message(numbers * tensor.kind().elt_size_in_bytes())?;
-        tensor
-            .f_copy_data_u8(region.bytes_mut(), numbers)
-            .map_err(|error| TrainError::Message(error.to_string()))?;
-        self.0.push_back(comm.start_send(to, region.into()));
-        Ok(())
-    }
-
-    fn finish(self) {
-        self.0.into_iter().for_each(Pending::wait);
-    }
-}
-
-fn message(length: usize) -> Result<Region, TrainError> {
-    Region::new(length)
-        .map_err(|source| TrainError::NoMemoryForWeights { what: "activations on their way", source })
 }

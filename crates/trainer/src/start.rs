@@ -20,6 +20,7 @@ use crate::control::Control;
 use crate::engine::{Engine, Parts};
 use crate::inputs::Inputs;
 use crate::learning_rate::{Decay, LearningRate};
+use crate::messages::{Stages, reach_device};
 use crate::optimizer::{AdamW, AdamWOptions};
 use crate::overlay::Overlay;
 use crate::pass::Pass;
@@ -129,10 +130,12 @@ pub(crate) struct Place<'a> {
     pub comm: &'a dyn Communicator,
     /// All ranks; sums of θ's gradient.
     pub data: &'a dyn Communicator,
+    /// Weights and activations go from device to device.
+    direct: bool,
 }
 
 impl<'a> Place<'a> {
-    /// The place of this rank.
+    /// Collective. The place of this rank.
     ///
     /// # Errors
     /// More stages than blocks.
@@ -145,13 +148,19 @@ impl<'a> Place<'a> {
         control: &'a dyn Control,
         device: Device,
     ) -> Result<Self, TrainError> {
+        // Before anything that may fail.
+        let direct = reach_device(comm, data, device);
+        tracing::info!(
+            direct,
+            "weights and activations go from device to device, or through the host's memory"
+        );
         let model = crate::model_facts(&inputs.model_config, &inputs.space);
         let stages = plan::stages(&model, mesh.degrees().pp)?;
         let first_adapted = inputs.space.modules().first().map_or(0, |module| module.candidate / LINEARS);
         let stage = Stage::of_rank(&mesh, comm.rank(), &stages, first_adapted);
         let dtype = crate::training_facts(config).dtype;
         let rank_traffic = plan::RankTraffic::new(&model, dtype, &mesh, comm.rank(), config.pp_ahead)?;
-        Ok(Self { mesh, control, device, stage, stages, rank_traffic, comm, data })
+        Ok(Self { mesh, control, device, stage, stages, rank_traffic, comm, data, direct })
     }
 
     /// Collective. Reads this rank's part of the frozen weights.
@@ -178,7 +187,8 @@ impl<'a> Place<'a> {
                 // What a graph on another device read are copies, which it keeps itself.
                 let keeps_graphs =
                     self.recompute(inputs, config) != Recompute::Always && self.device == Device::Cpu;
-                let options = ShardOptions { keeps_graphs, prefetch: config.prefetch };
+                let direct = self.direct;
+                let options = ShardOptions { keeps_graphs, prefetch: config.prefetch, direct };
                 Sharded::load(mates, &reader, &self.stage, options, &progress)
                     .map(|weights| Box::new(weights) as _)
             }
@@ -186,10 +196,10 @@ impl<'a> Place<'a> {
         agree(self.comm, loaded)
     }
 
-    /// Which blocks are computed again in backward. All are where a graph would keep copies of gathered weights on a GPU,
-    /// which would hold the whole stage then.
+    /// Which blocks are computed again in backward. All are where gathered weights do not outlive their use at one address:
+    /// a graph on a GPU would keep copies of all it read, which would be the whole stage. It does not change a bit of θ.
     fn recompute(&self, inputs: &Inputs, config: &TrainConfig) -> Recompute {
-        if self.device != Device::Cpu && self.mesh.degrees().dp_shard > 1 {
+        if self.mesh.degrees().dp_shard > 1 && (self.direct || self.device != Device::Cpu) {
             return Recompute::Always;
         }
         let Some(bytes) = config.activation_bytes() else {
@@ -277,7 +287,7 @@ pub(crate) fn parts<'a>(
 ) -> Parts<'a> {
     let Built { model, partition, scope, executor, counts } = built;
     let recompute = place.recompute(inputs, config);
-    let Place { mesh, control, stage, rank_traffic, comm, data, device, .. } = place;
+    let Place { mesh, control, stage, rank_traffic, comm, data, device, direct, .. } = place;
     let blocks = stage.blocks.clone();
     let mut overlay = Overlay::new(&inputs.space, blocks, partition, executor, (model.kind(), device));
     if config.merge_delta {
@@ -289,6 +299,7 @@ pub(crate) fn parts<'a>(
     let cross_entropy_chunk = config.cross_entropy_chunk;
     let pass = Pass { model, stage, overlay, recompute, cross_entropy_chunk, probe: None };
     let stages = data.split("pp", mesh.pipeline_of(comm.rank()));
+    let stages = Stages::new(stages, model.kind(), device, direct);
     let largest = counts.iter().copied().max().unwrap_or(1);
     let decay = match config.lr_scheduler_type {
         config::LrScheduler::Cosine => Decay::Cosine,

@@ -1,5 +1,8 @@
 //! The frozen weights of a rank's stage, as a pass sees them: all at hand, or gathered unit by unit.
 
+mod direct;
+mod host;
+mod pieces;
 mod rows;
 mod sharded;
 

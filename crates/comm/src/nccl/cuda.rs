@@ -1,6 +1,7 @@
-//! The CUDA driver: what there is, and the little that staging needs of it.
+//! The CUDA driver: what there is, and the little that messages need of it.
 
-use std::ffi::{CStr, c_void};
+use std::ffi::{CStr, c_int, c_void};
+use std::sync::Arc;
 
 use cudarc::driver::{DriverError, result, sys};
 
@@ -80,27 +81,139 @@ pub(super) fn words(error: DriverError) -> String {
     text.map_or_else(|_| format!("error {}", error.0 as u32), |text| text.into_owned())
 }
 
-/// The device that a thread computes on; its context is the one that other libraries of the process use.
-pub(super) struct Device(sys::CUdevice);
+/// The device that a rank computes on; its context is the one that other libraries of the process use.
+pub(super) struct Device {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+}
+
+// SAFETY: a number, and a handle that the driver takes on any thread.
+unsafe impl Send for Device {}
+// SAFETY: as above; calls of the driver do not disturb each other.
+unsafe impl Sync for Device {}
 
 impl Device {
-    /// Takes up the device of this number on the calling thread.
-    pub(super) fn take(number: usize) -> Result<Self, String> {
+    /// Takes up the device of this number, and makes it the calling thread's.
+    pub(super) fn take(number: usize) -> Result<Arc<Self>, String> {
         let take = || {
             result::init()?;
             let device = result::device::get(number as i32)?;
             // SAFETY: the device comes from the driver, and the context from the device.
-            unsafe { result::ctx::set_current(result::primary_ctx::retain(device)?)? };
-            Ok(Self(device))
+            let context = unsafe { result::primary_ctx::retain(device)? };
+            let taken = Arc::new(Self { device, context });
+            // SAFETY: as above.
+            unsafe { result::ctx::set_current(context)? };
+            Ok(taken)
         };
         take().map_err(|error| format!("GPU {number} cannot be taken: {}", words(error)))
+    }
+
+    /// Does `work` in the device's context, whatever the thread's own is. The default stream is one of a context, so it
+    /// is this device's.
+    fn within<T>(&self, work: impl FnOnce() -> Result<T, DriverError>) -> Result<T, DriverError> {
+        // SAFETY: the context is retained as long as `self`.
+        unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result()?;
+        let done = work();
+        let mut own = std::ptr::null_mut();
+        // SAFETY: what was pushed above; a place for it.
+        unsafe { sys::cuCtxPopCurrent_v2(&mut own) }.result()?;
+        done
+    }
+
+    /// Marks what the calling thread has put on the default stream so far.
+    pub(super) fn mark_default_stream(self: &Arc<Self>) -> Result<Event, String> {
+        let event = Event::new(self)?;
+        // SAFETY: the event is alive, and of this context.
+        self.within(|| unsafe { result::event::record(event.event, DEFAULT_STREAM) })
+            .map_err(|error| format!("cannot mark the GPU's work: {}", words(error)))?;
+        Ok(event)
+    }
+
+    /// Copies `length` bytes in the order of the default stream.
+    pub(super) fn copy_on_default_stream(&self, from: usize, to: usize, length: usize) -> Result<(), String> {
+        let (to, from) = (to as sys::CUdeviceptr, from as sys::CUdeviceptr);
+        // SAFETY: the caller says that both sides are memory of this device, of that length.
+        self.within(|| unsafe { result::memcpy_dtod_async(to, from, length, DEFAULT_STREAM) })
+            .map_err(|error| format!("cannot copy on the GPU: {}", words(error)))
+    }
+
+    /// Whether this is an address of memory of this device. Of memory that the driver has not given out, such as most of
+    /// the host's, it knows nothing, and says so with an error.
+    pub(super) fn reaches(&self, address: usize) -> bool {
+        use sys::CUpointer_attribute::{
+            CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL as ORDINAL, CU_POINTER_ATTRIBUTE_MEMORY_TYPE as TYPE,
+        };
+        let ask = |attribute| {
+            let mut answer: c_int = -1;
+            let place = (&raw mut answer).cast();
+            // SAFETY: both answers are of 32 bits; the address is looked up, and not followed.
+            self.within(|| unsafe { sys::cuPointerGetAttribute(place, attribute, address as _) }.result())
+                .map(|()| answer)
+        };
+        let is_device = |kind: c_int| kind == sys::CUmemorytype::CU_MEMORYTYPE_DEVICE as c_int;
+        ask(TYPE).is_ok_and(is_device) && ask(ORDINAL).is_ok_and(|ordinal| ordinal == self.device)
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: what `take` retained, once; nothing that was made in it is left, as lanes are dropped before.
-        let _ = unsafe { result::primary_ctx::release(self.0) };
+        // SAFETY: what `take` retained, once; all that was made in it holds on to it, or is dropped before (lanes).
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
+
+/// The legacy default stream of the current context, on which libtorch computes unless it is told otherwise
+/// (`CU_STREAM_LEGACY`).
+const DEFAULT_STREAM: sys::CUstream = 1 as sys::CUstream;
+
+/// A mark in a stream.
+pub(super) struct Event {
+    event: sys::CUevent,
+    device: Arc<Device>,
+}
+
+// SAFETY: a handle that the driver takes on any thread.
+unsafe impl Send for Event {}
+// SAFETY: as above.
+unsafe impl Sync for Event {}
+
+impl Event {
+    fn new(device: &Arc<Device>) -> Result<Self, String> {
+        let event = device.within(|| result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING));
+        match event {
+            Ok(event) => Ok(Self { event, device: Arc::clone(device) }),
+            Err(error) => Err(format!("no mark for the GPU's work: {}", words(error))),
+        }
+    }
+
+    /// What is put on the default stream from now on begins after this.
+    pub(super) fn hold_default_stream(&self) -> Result<(), String> {
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: the event is alive, and of this context.
+        self.device
+            .within(|| unsafe { result::stream::wait_event(DEFAULT_STREAM, self.event, flags) })
+            .map_err(|error| format!("the GPU cannot wait for a message: {}", words(error)))
+    }
+
+    /// Whether the work before it is over.
+    pub(super) fn is_over(&self) -> Result<bool, String> {
+        is_over(self.event)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, given up once. Streams that were told to wait for it still do.
+        let _ = self.device.within(|| unsafe { result::event::destroy(self.event) });
+    }
+}
+
+fn is_over(event: sys::CUevent) -> Result<bool, String> {
+    // SAFETY: the caller's event is alive.
+    match unsafe { result::event::query(event) } {
+        Ok(()) => Ok(true),
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
+        Err(error) => Err(format!("the GPU failed: {}", words(error))),
     }
 }
 
@@ -152,12 +265,24 @@ impl Stream {
 
     /// Whether the work up to the mark is over.
     pub(super) fn is_over(&self) -> Result<bool, String> {
-        // SAFETY: the event is alive.
-        match unsafe { result::event::query(self.event) } {
-            Ok(()) => Ok(true),
-            Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
-            Err(error) => Err(format!("the GPU failed: {}", words(error))),
-        }
+        is_over(self.event)
+    }
+
+    /// What is put here from now on begins after `event`.
+    pub(super) fn wait_for(&self, event: &Event) -> Result<(), String> {
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: both are alive. The event may be given up afterwards: the driver remembers what it stood for.
+        unsafe { result::stream::wait_event(self.stream, event.event, flags) }
+            .map_err(|error| format!("a message cannot wait for the GPU's work: {}", words(error)))
+    }
+
+    /// A mark of its own at the end of the work so far.
+    pub(super) fn new_mark(&self, device: &Arc<Device>) -> Result<Event, String> {
+        let event = Event::new(device)?;
+        // SAFETY: both are alive.
+        unsafe { result::event::record(event.event, self.stream) }
+            .map_err(|error| format!("cannot mark the GPU's work: {}", words(error)))?;
+        Ok(event)
     }
 }
 

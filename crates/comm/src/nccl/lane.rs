@@ -1,11 +1,14 @@
-//! A lane: one NCCL communicator with a stream and staging memory of its own. Its operations go one after the other,
-//! in pieces that fit the staging; those of other lanes go on beside them.
+//! A lane: one NCCL communicator with a stream and staging memory of its own. Its operations go one after the other;
+//! those of other lanes go on beside them. What lies in the host's memory goes in pieces that fit the staging, what lies on
+//! the device as it is ([`flight`](super::flight)).
 
 use std::collections::VecDeque;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::cuda::{Staging, Stream};
+use super::cuda::{Device, Staging, Stream};
+use super::flight::{Direct, Flights};
 use super::library::{BYTE, Comm, Config, IN_PROGRESS, INT64, Library, SUCCESS, SUM, UniqueId};
 use crate::{PIECE_ALIGNMENT, Pending, Region};
 
@@ -27,7 +30,7 @@ pub(super) enum Kind {
     Receive,
 }
 
-/// Memory of an operation, and what becomes of it.
+/// Memory of a staged operation, and what becomes of it.
 pub(super) trait Work: Send {
     /// What is sent.
     fn source(&self) -> &[u8];
@@ -37,12 +40,30 @@ pub(super) trait Work: Send {
     fn finish(self: Box<Self>);
 }
 
-/// An operation.
-pub(super) struct Operation {
+/// An operation on memory of the host.
+pub(super) struct Staged {
     /// For messages.
     pub(super) name: &'static str,
     pub(super) kind: Kind,
     pub(super) work: Box<dyn Work>,
+}
+
+/// An operation.
+pub(super) enum Operation {
+    /// Through the lane's staging.
+    Staged(Staged),
+    /// From device to device.
+    Direct(Direct),
+}
+
+impl Operation {
+    /// For messages.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Staged(staged) => staged.name,
+            Self::Direct(direct) => direct.name,
+        }
+    }
 }
 
 /// What a lane is for.
@@ -78,9 +99,9 @@ enum Stage {
     Running,
 }
 
-/// The operation at work, and the piece of it.
+/// The staged operation at work, and the piece of it.
 struct Current {
-    operation: Operation,
+    operation: Staged,
     /// Bytes of the vector, or of a rank's piece, that are done.
     done: usize,
     piece: usize,
@@ -90,6 +111,7 @@ struct Current {
 /// One NCCL communicator.
 pub(super) struct Lane {
     nccl: &'static Library,
+    device: Arc<Device>,
     comm: Comm,
     stream: Stream,
     outgoing: Staging,
@@ -99,6 +121,7 @@ pub(super) struct Lane {
     state: State,
     waiting: VecDeque<Operation>,
     current: Option<Current>,
+    flights: Flights,
     is_closing: bool,
     /// Since when the rank waits for what is at work.
     pub(super) since: Instant,
@@ -106,7 +129,12 @@ pub(super) struct Lane {
 
 impl Lane {
     /// A lane whose ranks are on their way to each other.
-    pub(super) fn open(nccl: &'static Library, what_for: Use, meeting: Meeting) -> Result<Self, String> {
+    pub(super) fn open(
+        nccl: &'static Library,
+        device: Arc<Device>,
+        what_for: Use,
+        meeting: Meeting,
+    ) -> Result<Self, String> {
         let (rank, ranks) = match what_for {
             Use::Together { rank, ranks } => (rank, ranks),
             Use::Outgoing => (0, 2),
@@ -116,6 +144,7 @@ impl Lane {
         let length = |unused| if what_for == unused { PIECE_ALIGNMENT } else { STAGING };
         let mut lane = Self {
             nccl,
+            device,
             comm: std::ptr::null_mut(),
             stream: Stream::new()?,
             outgoing: Staging::new(length(Use::Incoming))?,
@@ -125,6 +154,7 @@ impl Lane {
             state: State::Meeting(None),
             waiting: VecDeque::new(),
             current: None,
+            flights: Flights::default(),
             is_closing: false,
             since: Instant::now(),
         };
@@ -167,20 +197,23 @@ impl Lane {
 
     /// Whether there is nothing to do.
     pub(super) fn is_idle(&self) -> bool {
-        self.current.is_none() && self.waiting.is_empty() && self.is_up() && !self.is_closing
+        self.has_no_work() && self.is_up() && !self.is_closing
     }
 
     /// Whether it is closed, or has never begun; it may be dropped then.
     pub(super) fn is_closed(&self) -> bool {
-        self.is_closing && self.comm.is_null() && self.current.is_none() && self.waiting.is_empty()
+        self.is_closing && self.comm.is_null() && self.has_no_work()
+    }
+
+    fn has_no_work(&self) -> bool {
+        self.current.is_none() && self.flights.is_empty() && self.waiting.is_empty()
     }
 
     /// What this rank waits for.
     pub(super) fn name(&self) -> &'static str {
-        let at_work = self.current.as_ref().map(|current| &current.operation).or(self.waiting.front());
-        at_work.map_or(if self.is_closing { "the end of NCCL" } else { "the start of NCCL" }, |operation| {
-            operation.name
-        })
+        let at_work = self.current.as_ref().map(|current| current.operation.name);
+        let at_work = at_work.or(self.flights.name()).or(self.waiting.front().map(Operation::name));
+        at_work.unwrap_or(if self.is_closing { "the end of NCCL" } else { "the start of NCCL" })
     }
 
     /// Goes on as far as it goes without waiting; whether it did.
@@ -220,12 +253,68 @@ impl Lane {
     }
 
     fn work(&mut self) -> Result<bool, String> {
-        let Some(current) = &mut self.current else {
-            let Some(operation) = self.waiting.pop_front() else { return self.begin_to_close() };
+        if self.current.is_some() {
+            return self.go_on();
+        }
+        let landed = self.land()?;
+        if self.flights.is_launching() {
+            let is_launched = self.is_settled()?;
+            if is_launched {
+                self.flights.take_off(&self.stream, &self.device)?;
+            }
+            return Ok(is_launched || landed);
+        }
+        match self.waiting.pop_front() {
+            Some(Operation::Direct(operation)) => self.launch_direct(operation),
+            // While it makes its round trips nobody would look whether these are over.
+            Some(staged) if !self.flights.is_empty() => {
+                self.waiting.push_front(staged);
+                Ok(landed)
+            }
+            Some(Operation::Staged(operation)) => {
+                self.since = Instant::now();
+                self.current = Some(Current { operation, done: 0, piece: 0, stage: Stage::Launching });
+                self.next_piece()
+            }
+            None if self.flights.is_empty() => Ok(self.begin_to_close()? || landed),
+            None => Ok(landed),
+        }
+    }
+
+    /// Lets go of the direct operations that are over.
+    fn land(&mut self) -> Result<bool, String> {
+        let landed = self.flights.land()?;
+        if landed {
+            // From now on the rank waits for the next one.
             self.since = Instant::now();
-            self.current = Some(Current { operation, done: 0, piece: 0, stage: Stage::Launching });
-            return self.next_piece();
+        } else if !self.flights.is_empty() {
+            // An error of the network shows here alone: the device's work would never end.
+            self.is_settled()?;
+        }
+        Ok(landed)
+    }
+
+    /// Hands NCCL an operation that goes behind those that are on the stream.
+    fn launch_direct(&mut self, operation: Direct) -> Result<bool, String> {
+        if self.flights.is_empty() {
+            self.since = Instant::now();
+        }
+        // The default stream computes what is sent, and may still read what was in the memory that is written.
+        self.stream.wait_for(&operation.after)?;
+        let sides = (operation.source as *const c_void, operation.target as *mut c_void);
+        let result = match operation.length {
+            // Its mark alone: NCCL has nothing to do.
+            0 => SUCCESS,
+            length => self.launch(operation.kind, sides, length),
         };
+        self.flights.launch(operation);
+        self.accepted(result)?;
+        Ok(true)
+    }
+
+    /// Goes on with the staged operation.
+    fn go_on(&mut self) -> Result<bool, String> {
+        let Some(current) = &mut self.current else { return Ok(false) };
         match current.stage {
             Stage::Launching => {
                 if !self.is_settled()? {
@@ -235,7 +324,7 @@ impl Lane {
             }
             Stage::Running => {
                 if !self.stream.is_over()? {
-                    // An error of the network shows here alone: the device's work would never end.
+                    // As in `land`.
                     self.is_settled()?;
                     return Ok(false);
                 }
@@ -285,20 +374,21 @@ impl Lane {
                 .copy_from_slice(&current.operation.work.source()[range]);
             self.stream.upload(&self.outgoing, current.piece)?;
         }
-        let result = self.launch(kind, current.piece);
+        let sides = (self.outgoing.device().cast_const(), self.incoming.device());
+        let result = self.launch(kind, sides, current.piece);
         current.stage = Stage::Launching;
         self.current = Some(current);
         self.accepted(result)?;
         Ok(true)
     }
 
-    fn launch(&self, kind: Kind, length: usize) -> c_int {
+    fn launch(&self, kind: Kind, (outgoing, incoming): (*const c_void, *mut c_void), length: usize) -> c_int {
         let call = &self.nccl.call;
-        let (outgoing, incoming) = (self.outgoing.device(), self.incoming.device());
         let (comm, stream) = (self.comm, self.stream.raw());
         let other = 1 - self.rank.min(1) as c_int;
         // SAFETY: the communicator is alive and settled, the stream is of its device, and both sides have room for
-        // what is moved (`most` above), which is not touched until the stream's mark is reached.
+        // what is moved (`most` above, or the lengths of a direct operation), which is not touched until the mark behind it
+        // is reached: the staging is the lane's, and direct memory is what its keeper and its starter keep it for.
         unsafe {
             match kind {
                 Kind::AllReduce => {

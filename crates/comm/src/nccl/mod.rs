@@ -2,7 +2,8 @@
 //!
 //! One thread owns the device's context, the streams and NCCL's communicators, starts operations and polls them with
 //! short sleeps, as `mpi` does. NCCL's calls return at once (non-blocking communicators), so that it never sits in one
-//! while a rank is gone. Vectors lie in the host's memory and go through page-locked memory to the device and back.
+//! while a rank is gone. What lies in the host's memory goes through page-locked memory to the device and back; what lies on
+//! the device goes from there as it is, in the order of streams (`direct`, `flight`).
 //!
 //! NCCL makes the operations of one communicator one after the other, and two ranks that wait for each other's message
 //! would wait for ever. So each direction between two ranks has a lane (a communicator of two) of its own, made at the
@@ -13,6 +14,8 @@
 //! Shutdown order: operations, NCCL's communicators, streams, the context, and then the control communicator.
 
 mod cuda;
+mod direct;
+mod flight;
 mod lane;
 mod library;
 mod worker;
@@ -29,8 +32,8 @@ use crate::gather::{gather, number};
 use crate::ledger::{Ledger, Operation, Traffic};
 use crate::peers::Peer;
 use crate::pending::Account;
-use crate::{Alarm, Communicator, PIECE_ALIGNMENT, Pending, Piece, Region};
-use lane::{Kind, Meeting, Use, Work};
+use crate::{Alarm, Communicator, DeviceCommunicator, PIECE_ALIGNMENT, Pending, Piece, Region};
+use lane::{Kind, Meeting, Staged, Use, Work};
 use library::UniqueId;
 use worker::{LaneId, Worker};
 
@@ -145,7 +148,8 @@ impl NcclComm {
         let account = Account { ledger: self.ledger.clone(), axis: self.axis, operation };
         let (result, pending) = Pending::going(account, Box::new(|| ()));
         let work = Box::new(Job { memory, finish, result });
-        self.worker.operate(lane, lane::Operation { name: operation.name(), kind, work });
+        let staged = Staged { name: operation.name(), kind, work };
+        self.worker.operate(lane, lane::Operation::Staged(staged));
         pending
     }
 
@@ -239,6 +243,10 @@ impl Communicator for NcclComm {
     fn start_receive(&self, from: usize, into: Region) -> Pending<Region> {
         let (lane, length) = ((self.lane_from(from), Kind::Receive), into.len());
         self.operate(lane, (Operation::Receive, length), into, |into| into)
+    }
+
+    fn on_device(&self) -> Option<&dyn DeviceCommunicator> {
+        Some(self)
     }
 
     fn traffic(&self) -> Vec<Traffic> {

@@ -1,6 +1,7 @@
 //! The thread that owns the device's context, the streams and NCCL's communicators.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -39,7 +40,9 @@ pub(super) struct Worker {
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<()>>,
     next: AtomicUsize,
-    alarm: Alarm,
+    /// What the thread computes on.
+    pub(super) device: Arc<Device>,
+    pub(super) alarm: Alarm,
 }
 
 impl Worker {
@@ -50,17 +53,16 @@ impl Worker {
         let serve = move || match Device::take(device) {
             Err(error) => drop(started.send(Err(error))),
             Ok(device) => {
-                let _ = started.send(Ok(()));
-                Server { inbox, nccl, lanes: BTreeMap::new(), opened: BTreeMap::new(), watch: None, alarm }
-                    .run();
-                // After the lanes, whose memory is in its context.
-                drop(device);
+                let _ = started.send(Ok(Arc::clone(&device)));
+                let (lanes, opened) = (BTreeMap::new(), BTreeMap::new());
+                Server { inbox, nccl, lanes, opened, device, watch: None, alarm }.run();
             }
         };
         let thread = std::thread::Builder::new().name("nccl".to_owned()).spawn(serve);
         let thread = thread.map_err(|error| format!("no thread for NCCL: {error}"))?;
-        outcome.recv().map_err(|_| "the thread for NCCL ended".to_owned())??;
-        Ok(Self { commands: Some(commands), thread: Some(thread), next: AtomicUsize::new(0), alarm })
+        let device = outcome.recv().map_err(|_| "the thread for NCCL ended".to_owned())??;
+        let next = AtomicUsize::new(0);
+        Ok(Self { commands: Some(commands), thread: Some(thread), next, device, alarm })
     }
 
     /// A place to meet, for one rank to make and all to know.
@@ -128,6 +130,8 @@ struct Server {
     lanes: BTreeMap<LaneId, Lane>,
     /// Who waits for a lane's start.
     opened: BTreeMap<LaneId, Sender<Result<(), String>>>,
+    /// Given up after the lanes, whose memory is in its context.
+    device: Arc<Device>,
     watch: Option<(Peer, Vec<Peer>)>,
     alarm: Alarm,
 }
@@ -167,7 +171,7 @@ impl Server {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Open { id, what_for, meeting, opened } => {
-                match Lane::open(self.nccl, what_for, meeting) {
+                match Lane::open(self.nccl, Arc::clone(&self.device), what_for, meeting) {
                     Ok(lane) => {
                         self.lanes.insert(id, lane);
                         self.opened.extend(opened.map(|sender| (id, sender)));
@@ -180,7 +184,7 @@ impl Server {
             }
             Command::Operate(id, operation) => match self.lanes.get_mut(&id) {
                 Some(lane) => lane.push(operation),
-                None => self.fail("an operation on a lane that did not start".to_owned(), operation.name),
+                None => self.fail("an operation on a lane that did not start".to_owned(), operation.name()),
             },
             Command::UniqueId(sender) => {
                 let mut id = Box::new(UniqueId([0; UniqueId::LENGTH]));

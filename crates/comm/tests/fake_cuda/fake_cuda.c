@@ -1,6 +1,10 @@
 /* A double of libcuda.so.1 for hosts without a GPU: as much of the driver as the NCCL communicator uses. Streams are
  * threads, device and page-locked memory is ordinary memory that is kept apart in a list, so that a wrong pointer is an
- * error. FAKE_CUDA_DEVICES has the number of devices, CUDA_VISIBLE_DEVICES hides them as the driver does. */
+ * error. FAKE_CUDA_DEVICES has the number of devices, CUDA_VISIBLE_DEVICES hides them as the driver does.
+ *
+ * The default stream is the calling thread itself, which computes on the spot: a mark on it is reached at once, and it waits
+ * for an event by waiting. So who forgets to wait reads what has not come yet. Memory that was not made here is taken for
+ * the device's, as if libtorch had it there; FAKE_CUDA_POINTERS=host says that it is the host's. */
 #define _GNU_SOURCE
 #include "fake_cuda.h"
 #include <pthread.h>
@@ -49,7 +53,24 @@ static int in_block(const void *start, size_t length, int is_device) {
     return found;
 }
 
-int fake_is_device(const void *start, size_t length) { return in_block(start, length, 1); }
+static int touches_host_block(const char *start, size_t length) {
+    int found = 0;
+    pthread_mutex_lock(&lock);
+    for (struct block *block = blocks; block; block = block->next)
+        found |= !block->is_device && start < block->start + block->length && start + length > block->start;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+int fake_is_foreign(const void *start, size_t length) {
+    const char *pointers = getenv("FAKE_CUDA_POINTERS");
+    return !in_block(start, length, 1) && !touches_host_block(start, length)
+        && !(pointers && !strcmp(pointers, "host"));
+}
+
+int fake_is_device(const void *start, size_t length) {
+    return in_block(start, length, 1) || fake_is_foreign(start, length);
+}
 
 static void *take(size_t length, int is_device) {
     struct block *block = malloc(sizeof *block);
@@ -139,7 +160,34 @@ int cuDevicePrimaryCtxRelease_v2(int device) {
     fake_log("released with %d left", living);
     return SUCCESS;
 }
-int cuCtxSetCurrent(void *context) { return context ? SUCCESS : INVALID_CONTEXT; }
+/* Each thread's own, with what is under it. */
+static __thread void *current[8];
+static __thread int depth;
+static int has_context(void) { return current[depth] != NULL; }
+int cuCtxSetCurrent(void *context) {
+    current[depth] = context;
+    return context ? SUCCESS : INVALID_CONTEXT;
+}
+int cuCtxPushCurrent_v2(void *context) {
+    if (!context || depth == 7) return INVALID_CONTEXT;
+    current[++depth] = context;
+    return SUCCESS;
+}
+int cuCtxPopCurrent_v2(void **context) {
+    if (!depth) return INVALID_CONTEXT;
+    *context = current[depth--];
+    return SUCCESS;
+}
+int cuPointerGetAttribute(void *answer, int attribute, const void *address) {
+    if (!has_context()) return INVALID_CONTEXT;
+    int is_host = touches_host_block(address, 1);
+    if (!is_host && !fake_is_device(address, 1)) return INVALID;
+    if (attribute == 2) *(unsigned *)answer = is_host ? 1 : 2;
+    /* The numbers of devices are theirs among those that are visible. */
+    else if (attribute == 9) *(int *)answer = (int)((int *)current[depth] - visible);
+    else return INVALID;
+    return SUCCESS;
+}
 int cuGetErrorName(int error, const char **text) { (void)error; *text = "FAKE_ERROR"; return SUCCESS; }
 int cuGetErrorString(int error, const char **text) {
     *text = error == NO_DEVICE ? "no CUDA-capable device is detected" : "an error of the double";
@@ -163,7 +211,15 @@ struct stream {
     pthread_cond_t changed;
     struct item *first, **last;
     int is_ending;
+    /* Work on it that is put there next begins after something on the default stream. */
+    int is_behind_default;
 };
+/* The default stream, as CU_STREAM_LEGACY names it and as nothing does. */
+static int is_default(const void *stream) { return (uintptr_t)stream <= 1; }
+
+int fake_stream_is_behind_default(void *stream) {
+    return __atomic_exchange_n(&((struct stream *)stream)->is_behind_default, 0, __ATOMIC_ACQ_REL);
+}
 
 static void *serve(void *argument) {
     struct stream *stream = argument;
@@ -236,24 +292,67 @@ int cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t length, void *stream
     return push_copy(to, from, length, stream, in_block(to, length, 0) && in_block(from, length, 1));
 }
 
-/* Events. */
+int cuMemcpyDtoDAsync_v2(void *to, const void *from, size_t length, void *stream) {
+    if (!has_context()) return INVALID_CONTEXT;
+    if (!is_default(stream) || !fake_is_device(to, length) || !fake_is_device(from, length)) return INVALID;
+    memcpy(to, from, length);
+    return SUCCESS;
+}
 
-struct event { int recorded, reached; };
+/* Events. One that was given up stays as long as a stream is to wait for it. */
 
-static void reach(void *argument) { __atomic_add_fetch(&((struct event *)argument)->reached, 1, __ATOMIC_RELEASE); }
+struct event { int recorded, reached, holders, is_of_default; };
+struct waiting { struct event *event; int until; };
+
+static int reached(const struct event *event) { return __atomic_load_n(&event->reached, __ATOMIC_ACQUIRE); }
+static void hold(struct event *event) { __atomic_add_fetch(&event->holders, 1, __ATOMIC_ACQ_REL); }
+static void let_go(struct event *event) {
+    if (__atomic_sub_fetch(&event->holders, 1, __ATOMIC_ACQ_REL) == 0) free(event);
+}
+static void reach(void *argument) {
+    __atomic_add_fetch(&((struct event *)argument)->reached, 1, __ATOMIC_RELEASE);
+    let_go(argument);
+}
+static void wait_until_reached(void *argument) {
+    struct waiting *waiting = argument;
+    for (int spins = 0; reached(waiting->event) < waiting->until; spins++) usleep(spins < 50 ? 1 : 50);
+    let_go(waiting->event);
+    free(waiting);
+}
 
 int cuEventCreate(struct event **event, unsigned flags) {
     (void)flags;
+    if (!has_context()) return INVALID_CONTEXT;
     *event = calloc(1, sizeof **event);
+    (*event)->holders = 1;
     fake_count(1);
     return SUCCESS;
 }
-int cuEventDestroy_v2(struct event *event) { free(event); fake_count(-1); return SUCCESS; }
-int cuEventRecord(struct event *event, void *stream) {
-    event->recorded++;
-    fake_stream_push(stream, reach, event);
+int cuEventDestroy_v2(struct event *event) {
+    let_go(event);
+    fake_count(-1);
     return SUCCESS;
 }
-int cuEventQuery(struct event *event) {
-    return __atomic_load_n(&event->reached, __ATOMIC_ACQUIRE) == event->recorded ? SUCCESS : NOT_READY;
+int cuEventRecord(struct event *event, void *stream) {
+    event->recorded++;
+    event->is_of_default = is_default(stream);
+    hold(event);
+    if (!is_default(stream)) fake_stream_push(stream, reach, event);
+    else if (has_context()) reach(event);
+    else return INVALID_CONTEXT;
+    return SUCCESS;
+}
+int cuEventQuery(struct event *event) { return reached(event) == event->recorded ? SUCCESS : NOT_READY; }
+int cuStreamWaitEvent(void *stream, struct event *event, unsigned flags) {
+    if (flags) return INVALID;
+    struct waiting *waiting = malloc(sizeof *waiting);
+    *waiting = (struct waiting){ event, event->recorded };
+    hold(event);
+    if (!is_default(stream)) {
+        if (event->is_of_default)
+            __atomic_store_n(&((struct stream *)stream)->is_behind_default, 1, __ATOMIC_RELEASE);
+        fake_stream_push(stream, wait_until_reached, waiting);
+    } else if (has_context()) wait_until_reached(waiting);
+    else return INVALID_CONTEXT;
+    return SUCCESS;
 }

@@ -1,7 +1,9 @@
 /* A double of libnccl.so.2: the calls that the NCCL communicator makes, non-blocking, between processes of one host
  * through shared memory that the unique id names. Ranks that do not make the same call with the same length get an
- * error. FAKE_NCCL_VERSION is what ncclGetVersion says; FAKE_NCCL_FAIL_AT=N fails this process's N-th operation, and
- * FAKE_NCCL_DIE_AT=N kills rank 1 of the world at its N-th. */
+ * error, and so do operations on a library's memory that are not put behind the default stream. FAKE_NCCL_VERSION is what
+ * ncclGetVersion says; FAKE_NCCL_FAIL_AT=N fails this process's N-th operation, FAKE_NCCL_DIE_AT=N kills rank 1 of the
+ * world at its N-th, and FAKE_NCCL_DELAY_US makes every operation take so long, with its memory untouched before the end. A
+ * line of FAKE_CUDA_LOG says how many operations a communicator had on a library's memory. */
 #define _GNU_SOURCE
 #include "fake_cuda.h"
 #include <fcntl.h>
@@ -31,7 +33,7 @@ struct shared {
 struct comm {
     struct shared *shared;
     char name[64];
-    int rank, ranks, state, aborted;
+    int rank, ranks, state, aborted, direct;
     pthread_t thread;
 };
 
@@ -115,6 +117,7 @@ int ncclCommFinalize(struct comm *comm) { return state_of(comm) == SUCCESS ? SUC
 
 int ncclCommDestroy(struct comm *comm) {
     pthread_join(comm->thread, NULL);
+    if (comm->direct) fake_log("direct %d", comm->direct);
     if (comm->shared) munmap(comm->shared, sizeof *comm->shared);
     free(comm);
     fake_count(-1);
@@ -154,6 +157,8 @@ static void run(void *argument) {
     struct operation *op = argument;
     struct comm *comm = op->comm;
     struct shared *shared = comm->shared;
+    const char *delay = getenv("FAKE_NCCL_DELAY_US");
+    if (delay) usleep((unsigned)atoi(delay));
     shared->said[comm->rank].kind = op->kind;
     shared->said[comm->rank].root = op->root;
     shared->said[comm->rank].count = op->length;
@@ -195,6 +200,10 @@ static int start(struct operation asked, size_t room, void *stream) {
     if (state_of(asked.comm) != SUCCESS) return INVALID_USAGE;
     if ((asked.from && !fake_is_device(asked.from, asked.length)) || (asked.to && !fake_is_device(asked.to, room)))
         return INVALID_ARGUMENT;
+    if ((asked.from && fake_is_foreign(asked.from, asked.length)) || (asked.to && fake_is_foreign(asked.to, room))) {
+        asked.comm->direct++;
+        if (!fake_stream_is_behind_default(stream)) return INVALID_USAGE;
+    }
     if (fails && atoi(fails) == number) {
         set_state(asked.comm, REMOTE_ERROR);
         return IN_PROGRESS;

@@ -30,6 +30,19 @@ pub(super) struct Rank<'a> {
     pub micro_batches: u64,
 }
 
+impl Rank<'_> {
+    /// Where a GPU gathers weights, every block is computed again in backward, whatever was asked for: its graph would keep what
+    /// was gathered.
+    fn gathers_on_gpu(&self) -> bool {
+        self.facts.host.is_gpu && self.units.shards > 1
+    }
+
+    /// Some blocks are computed again in backward.
+    fn recomputes(&self) -> bool {
+        self.facts.training.recomputes() || self.gathers_on_gpu()
+    }
+}
+
 /// Parts that live as long as the run.
 pub(super) fn held(rank: Rank<'_>) -> Vec<Part> {
     let (facts, training) = (rank.facts, &rank.facts.training);
@@ -116,7 +129,7 @@ fn delta_buffers(rank: Rank<'_>) -> u64 {
             |at: usize| pair[at].run.linears.iter().map(|linear| (linear.role, linear.adapted() > 0));
         adapted(0).eq(adapted(1))
     });
-    match rank.facts.training.recomputes() && alike {
+    match rank.recomputes() && alike {
         true => product([rank.stage.widest_adapted(), rank.units.number]),
         false => product([rank.stage.adapted_count(), rank.units.number]),
     }
@@ -212,6 +225,7 @@ impl Kept {
         Self {
             inputs: shape.input().times(stage.block_count()),
             graphs: match (training.activation_memory, training.recompute) {
+                _ if rank.gathers_on_gpu() => Bytes::default(),
                 (Some(budget), _) => {
                     let buffers = product([stage.adapted_count(), rank.units.number]);
                     let total = budget.min(all.total.saturating_add(buffers));
@@ -233,7 +247,7 @@ impl Kept {
 
 /// The moments of a micro-batch's forward and backward that can be the widest, and the bytes in small pieces.
 fn pass_phases(rank: Rank<'_>) -> (Vec<Phase>, u64) {
-    let (facts, recompute) = (rank.facts, rank.facts.training.recomputes());
+    let (facts, recompute) = (rank.facts, rank.recomputes());
     let shape = Shape::of_training(facts);
     let count = rank.stage.in_flight(rank.micro_batches, facts.training.pp_ahead);
     let kept = Kept::new(rank, &shape, count);
@@ -275,7 +289,7 @@ fn forward_phase(rank: Rank<'_>, shape: &Shape<'_>, mut parts: Vec<Part>) -> (Ph
         parts.push(part("logits, softmax and gradients", head.total));
         return (phase("head and loss", parts), head);
     }
-    let in_graph = !rank.facts.training.recomputes() && rank.stage.with_backward().next().is_some();
+    let in_graph = !rank.recomputes() && rank.stage.with_backward().next().is_some();
     let block = if in_graph { shape.input() } else { shape.forward_alone() };
     parts.push(part("activations of a block", block.total));
     (phase("forward of a block", parts), block)

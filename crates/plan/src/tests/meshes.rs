@@ -71,6 +71,21 @@ fn copies_own_all_and_stages_own_their_blocks() {
     assert_eq!(plan(&facts).stages[0].held_bytes, stage.held_bytes - 4 * 80);
 }
 
+/// On a GPU blocks whose weights are gathered are computed again in backward, whatever was asked for.
+#[test]
+fn gathering_gpus_recompute() {
+    let of = |recompute: bool, is_gpu: bool, shards: usize| {
+        let mut facts = tiny(Dtype::Bfloat16, recompute);
+        facts.ranks = mesh(1, shards, 1);
+        facts.host.is_gpu = is_gpu;
+        plan(&facts).memory
+    };
+    assert_eq!(of(false, true, 3), of(true, true, 3));
+    for (is_gpu, shards) in [(false, 3), (true, 1)] {
+        assert!(of(false, is_gpu, shards).peak > of(true, is_gpu, shards).peak, "{is_gpu} {shards}");
+    }
+}
+
 #[test]
 fn shards_own_pieces() {
     let mut facts = tiny(Dtype::Float32, false);

@@ -1,17 +1,18 @@
 //! A stage's weights on several ranks (ZeRO-3, arXiv 1910.02054, over frozen weights): each holds a piece of every unit,
 //! and a unit is gathered when it is needed, with the next one on its way.
 //!
-//! At most two gathered units are in memory, the one in use and the next (one, without prefetch). Where graphs outlive the use of their weights
-//! (no recompute), every block has an address of its own, and the two sets of pages move under the address of the block
-//! that is in use: before backward a block's address holds the same bytes again, so that what a graph kept is valid.
+//! At most two gathered units are in memory, the one in use and the next (one, without prefetch).
 
 use std::collections::VecDeque;
 
-use comm::{Communicator, PIECE_ALIGNMENT, Pending, Piece, Region};
-use mesh::{Gather, Unit, piece_bytes};
+use comm::{Communicator, Piece};
+use mesh::{Gather, Unit};
 use model::{BlockWeights, Head, ModelConfig, WeightReader, block_specs, tile_rows};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
+use super::direct::{DirectUnits, upload};
+use super::host::HostUnits;
+use super::pieces::{padded_bytes, read_pieces};
 use super::rows::{FetchedRows, TableLayout};
 use super::{FrozenWeights, Stage, there};
 use crate::TrainError;
@@ -23,25 +24,22 @@ pub(crate) struct Sharded {
     rows_comm: Box<dyn Communicator>,
     config: ModelConfig,
     kind: Kind,
-    /// Where the computation runs; pieces and gathered units lie in the host's memory.
-    device: Device,
     stage: Stage,
-    /// This rank's piece of each block of the stage.
-    blocks: Vec<Piece>,
     layout: TableLayout,
     /// This rank's pieces of the embedding's tiles, on the first stage.
     embedding: Vec<Piece>,
-    /// And of the head's, on the last one.
-    head: Vec<Piece>,
+    /// Tiles of the head, on the last one.
+    tiles: usize,
     norm: Option<Tensor>,
     rows: Option<FetchedRows>,
-    memory: Memory,
+    /// This rank's pieces, and what is gathered of them.
+    units: Box<dyn Units>,
     /// Not started yet.
     upcoming: VecDeque<Gather>,
     /// Started.
-    coming: VecDeque<(Gather, Pending<Region>)>,
+    coming: VecDeque<Gather>,
     /// In use.
-    held: Option<(Gather, Region)>,
+    held: Option<Gather>,
     /// One of several tiles is.
     tile_in_use: bool,
 }
@@ -49,24 +47,35 @@ pub(crate) struct Sharded {
 /// How gathered units are kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ShardOptions {
-    /// Graphs outlive the use of their weights.
+    /// Graphs outlive the use of their weights; not with `direct`.
     pub keeps_graphs: bool,
     /// The next unit is gathered while one is in use.
     pub prefetch: bool,
+    /// Pieces and units are on the device that computes, and gathered from device to device. The same on all ranks.
+    pub direct: bool,
 }
 
-/// Regions for gathered units.
-struct Memory {
-    /// A block's own addresses, by its place in the stage, with pages while it is in use; none where blocks need none.
-    of_blocks: Vec<Option<Region>>,
-    /// Pages for whatever is gathered.
-    shared: Vec<Region>,
-    /// Where pages came from that are under a block's own address, by the block.
-    lent: Vec<(usize, Region)>,
-    /// Units being gathered or in use.
-    in_use: usize,
-    /// And how many there may be.
-    most: usize,
+impl ShardOptions {
+    /// Units that are gathered or in use at a time.
+    pub(super) fn most_units(self) -> usize {
+        if self.prefetch { 2 } else { 1 }
+    }
+}
+
+/// A rank's pieces of the units, and the memory into which units are gathered, somewhere. At most one is held at a time,
+/// and units are held in the order in which they were started.
+pub(super) trait Units {
+    /// Starts gathering a unit, if there is memory for it now.
+    fn start(&mut self, comm: &dyn Communicator, unit: Unit) -> bool;
+
+    /// From here on the next unit is held.
+    fn take(&mut self);
+
+    /// The unit that is held is not read any more, by anything that is started from now on.
+    fn give_back(&mut self);
+
+    /// A tensor of the unit that is held, `offset` bytes from its beginning. It is read while the unit is held.
+    fn view(&self, offset: usize, shape: &[i64]) -> Tensor;
 }
 
 impl Sharded {
@@ -82,35 +91,34 @@ impl Sharded {
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self, TrainError> {
         let (shards, shard) = (comm.size(), comm.rank());
-        let mut blocks = Vec::with_capacity(stage.blocks.len());
-        for block in stage.blocks.clone() {
-            blocks.push(block_piece(reader, block, shards, shard)?);
-            progress(blocks.len(), stage.blocks.len());
-        }
         let layout = TableLayout::new(reader.config, reader.kind, shards);
-        let pieces = |name: &str| table_pieces(reader, name, &layout, shard);
-        let embedding = if stage.is_first() { pieces(reader.embedding_name())? } else { Vec::new() };
-        let head = match stage.is_last() {
-            true if stage.is_first() && reader.config.tie_word_embeddings => embedding.clone(),
-            true => pieces(reader.head_name())?,
-            false => Vec::new(),
+        let place = (reader.kind, reader.device);
+        let (units, embedding): (Box<dyn Units>, _) = match options.direct {
+            false => {
+                let keep = |piece| piece;
+                let (pieces, embedding) = read_pieces(reader, stage, &layout, shard, keep, progress)?;
+                (Box::new(HostUnits::new(pieces, place, shards, options)?), embedding)
+            }
+            true => {
+                // One after the other: the host's memory holds one piece at a time.
+                let keep = |piece| upload(&piece, reader.device);
+                let (pieces, embedding) = read_pieces(reader, stage, &layout, shard, keep, progress)?;
+                (Box::new(DirectUnits::new(pieces, place, shards, options)), embedding)
+            }
         };
         let norm = stage.is_last().then(|| reader.norm()).transpose()?;
-        let memory = Memory::new(&blocks, &head, shards, options)?;
         Ok(Self {
             rows_comm: comm.split("embedding", 0),
             comm,
             config: reader.config.clone(),
             kind: reader.kind,
-            device: reader.device,
             stage: stage.clone(),
-            blocks,
             layout,
             embedding,
-            head,
+            tiles: stage.units(reader.config).tiles,
             norm,
             rows: None,
-            memory,
+            units,
             upcoming: VecDeque::new(),
             coming: VecDeque::new(),
             held: None,
@@ -120,60 +128,37 @@ impl Sharded {
 
     /// Starts what there is memory for.
     fn start_gathers(&mut self) {
-        while self.memory.in_use < self.memory.most
-            && let Some(gather) = self.upcoming.front().copied()
+        while let Some(gather) = self.upcoming.front().copied()
+            && self.units.start(self.comm.as_ref(), gather.unit)
         {
-            let piece = match gather.unit {
-                Unit::Block(block) => self.blocks[block - self.stage.blocks.start].clone(),
-                Unit::Tile(tile) => self.head[tile].clone(),
-            };
-            let first = self.stage.blocks.start;
-            let Some(region) = self.memory.take(gather.unit, first, piece.bytes().len() * self.comm.size())
-            else {
-                return;
-            };
             self.upcoming.pop_front();
-            self.coming.push_back((gather, self.comm.start_all_gather(piece, region)));
+            self.coming.push_back(gather);
         }
     }
 
-    /// The memory of a unit, which is the next one in the order that was announced.
-    fn hold(&mut self, unit: Unit) -> *const u8 {
+    /// Holds a unit, which is the next one in the order that was announced.
+    fn hold(&mut self, unit: Unit) {
         if self.held.is_none() {
             self.start_gathers();
             let next = self.coming.pop_front().unwrap_or_else(|| unreachable!("{unit:?} was not announced"));
-            self.held = Some((next.0, next.1.wait()));
+            self.units.take();
+            self.held = Some(next);
             self.start_gathers();
         }
-        let Some((gather, region)) = &self.held else { unreachable!("a unit was just put there") };
-        assert_eq!(gather.unit, unit, "units are used in the order that was announced");
-        region.bytes().as_ptr()
+        let held = self.held.map(|gather| gather.unit);
+        assert_eq!(held, Some(unit), "units are used in the order that was announced");
     }
 
     /// One use of the held unit is over.
     fn let_go(&mut self) {
-        let Some((mut gather, region)) = self.held.take() else { return };
+        let Some(mut gather) = self.held.take() else { return };
         gather.uses -= 1;
         if gather.uses > 0 {
-            self.held = Some((gather, region));
+            self.held = Some(gather);
             return;
         }
-        self.memory.give_back(gather.unit, self.stage.blocks.start, region);
+        self.units.give_back();
         self.start_gathers();
-    }
-
-    /// A view of gathered memory, or a copy of it on the device that computes.
-    fn view(&self, start: *const u8, shape: &[i64]) -> Tensor {
-        let mut strides = vec![1; shape.len()];
-        for dim in (0..shape.len().saturating_sub(1)).rev() {
-            strides[dim] = strides[dim + 1] * shape[dim + 1];
-        }
-        // SAFETY: the address lies in a region that lives as long as `self`, with room for the tensor (its unit's
-        // layout), aligned to 64 bytes. Whoever holds the view reads it only between `acquire` and `release` of its
-        // unit, when nothing writes there (`FrozenWeights`).
-        let view = unsafe { Tensor::from_blob(start, shape, &strides, self.kind, Device::Cpu) };
-        // To another device this copies, and returns when the memory may be written again.
-        view.to_device(self.device)
     }
 }
 
@@ -190,11 +175,10 @@ impl FrozenWeights for Sharded {
     }
 
     fn acquire(&mut self, block: usize) -> BlockWeights {
-        let start = self.hold(Unit::Block(block));
+        self.hold(Unit::Block(block));
         let mut offset = 0;
         let view = |(_, shape): (String, Vec<i64>)| {
-            // SAFETY: the offset is below the unit's length.
-            let tensor = self.view(unsafe { start.add(offset) }, &shape);
+            let tensor = self.units.view(offset, &shape);
             offset += padded_bytes(&shape, self.kind);
             tensor
         };
@@ -232,7 +216,7 @@ impl Head for Sharded {
     type Error = TrainError;
 
     fn tiles(&self) -> usize {
-        self.head.len()
+        self.tiles
     }
 
     fn is_at_hand(&self) -> bool {
@@ -246,128 +230,7 @@ impl Head for Sharded {
             self.let_go();
         }
         let rows = tile_rows(self.config.vocab_size, tile);
-        let start = self.hold(Unit::Tile(tile));
-        Ok(self.view(start, &[rows.end - rows.start, self.config.hidden_size]))
+        self.hold(Unit::Tile(tile));
+        Ok(self.units.view(0, &[rows.end - rows.start, self.config.hidden_size]))
     }
-}
-
-impl Memory {
-    fn new(
-        blocks: &[Piece],
-        head: &[Piece],
-        shards: usize,
-        options: ShardOptions,
-    ) -> Result<Self, TrainError> {
-        let region = |length: usize| {
-            Region::new(length)
-                .map_err(|source| TrainError::NoMemoryForWeights { what: "gathered weights", source })
-        };
-        let whole = |piece: &Piece| piece.bytes().len() * shards;
-        let mut of_blocks = Vec::new();
-        if options.keeps_graphs {
-            for piece in blocks {
-                of_blocks.push(Some(region(whole(piece))?));
-            }
-        }
-        let largest = blocks.iter().chain(head).map(whole).max().unwrap_or(0);
-        let most = if options.prefetch { 2 } else { 1 };
-        let shared = (0..most).map(|_| region(largest)).collect::<Result<_, _>>()?;
-        Ok(Self { of_blocks, shared, lent: Vec::new(), in_use: 0, most })
-    }
-
-    /// Memory of `length` bytes for a unit, unless its own is in use.
-    fn take(&mut self, unit: Unit, first_block: usize, length: usize) -> Option<Region> {
-        let mut region = match unit {
-            Unit::Block(block) if !self.of_blocks.is_empty() => {
-                let mut own = self.of_blocks[block - first_block].take()?;
-                if let Some(pages) = self.shared.last_mut() {
-                    // Where pages cannot move, the address gets new ones.
-                    let _ = pages.move_pages(&mut own);
-                }
-                self.lent.push((block, self.shared.pop()?));
-                own
-            }
-            _ => self.shared.pop()?,
-        };
-        region.set_len(length);
-        self.in_use += 1;
-        Some(region)
-    }
-
-    fn give_back(&mut self, unit: Unit, first_block: usize, mut region: Region) {
-        self.in_use -= 1;
-        match unit {
-            Unit::Block(block) if !self.of_blocks.is_empty() => {
-                let lent = self.lent.iter().position(|(lent_to, _)| *lent_to == block);
-                let mut pages = lent.map(|at| self.lent.swap_remove(at).1);
-                let moved = pages.as_mut().is_some_and(|pages| region.move_pages(pages).is_ok());
-                if !moved {
-                    region.drop_pages();
-                }
-                self.shared.extend(pages);
-                self.of_blocks[block - first_block] = Some(region);
-            }
-            _ => self.shared.push(region),
-        }
-    }
-}
-
-/// Bytes that a tensor takes in a block's unit.
-fn padded_bytes(shape: &[i64], kind: Kind) -> usize {
-    let numbers = shape.iter().product::<i64>() as usize;
-    (numbers * kind.elt_size_in_bytes()).next_multiple_of(PIECE_ALIGNMENT)
-}
-
-/// A rank's piece of a block, whose tensors lie end to end.
-fn block_piece(
-    reader: &WeightReader<'_>,
-    block: usize,
-    shards: usize,
-    shard: usize,
-) -> Result<Piece, TrainError> {
-    let specs = block_specs(reader.config, block);
-    let whole = specs.iter().map(|(_, shape)| padded_bytes(shape, reader.kind)).sum();
-    let length = piece_bytes(whole, shards, PIECE_ALIGNMENT);
-    let own = shard * length..(shard + 1) * length;
-    let mut piece = new_piece(length)?;
-    let width = reader.number_bytes();
-    let mut start = 0;
-    for (name, shape) in &specs {
-        let end = start + shape.iter().product::<i64>() as usize * width;
-        let (from, to) = (own.start.clamp(start, end), own.end.clamp(start, end));
-        if from < to {
-            // Tensors and pieces begin at multiples of 64 bytes, so no number is cut.
-            let numbers = (from - start) / width..(to - start) / width;
-            let into = &mut piece.bytes_mut()[from - own.start..to - own.start];
-            reader.read_part(name, shape, numbers, into)?;
-        }
-        start += padded_bytes(shape, reader.kind);
-    }
-    Ok(piece.into())
-}
-
-/// A rank's pieces of all tiles of a table.
-fn table_pieces(
-    reader: &WeightReader<'_>,
-    name: &str,
-    layout: &TableLayout,
-    shard: usize,
-) -> Result<Vec<Piece>, TrainError> {
-    let (shape, width) = (reader.table_shape(), reader.config.hidden_size as usize);
-    let piece = |tile: usize| {
-        let mut piece = new_piece(layout.piece_rows(tile) * layout.row_bytes)?;
-        let rows = layout.own_rows(tile, shard);
-        if !rows.is_empty() {
-            let first = tile_rows(layout.rows, tile).start as usize;
-            let numbers = (first + rows.start) * width..(first + rows.end) * width;
-            let into = &mut piece.bytes_mut()[..rows.len() * layout.row_bytes];
-            reader.read_part(name, &shape, numbers, into)?;
-        }
-        Ok(piece.into())
-    };
-    (0..model::tile_count(layout.rows)).map(piece).collect()
-}
-
-fn new_piece(length: usize) -> Result<Region, TrainError> {
-    Region::new(length).map_err(|source| TrainError::NoMemoryForWeights { what: "its share of them", source })
 }
