@@ -135,7 +135,8 @@ impl GPart<'_> {
         let dropout = Dropout::new(dropout, 42, self.step, 0).unwrap();
         let normaliser = batch.label_count() as f64;
         let (weights, update) = (&mut self.resident, Update { theta, dropout });
-        self.pass.forward_backward(weights, batch, update, normaliser, &mut self.reducer).unwrap();
+        let loss = self.pass.forward_backward(weights, batch, update, normaliser, &mut self.reducer).unwrap();
+        assert!(loss.double_value(&[]).is_finite());
         assert!(!self.reducer.finish_step(self.executor, &mut sums).unwrap(), "no overflow");
         self.reducer.fixed_point().finish(&sums, &self.scales, &mut grad).unwrap();
         clip(&mut grad, 1.0);

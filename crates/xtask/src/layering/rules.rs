@@ -81,7 +81,7 @@ pub const MEMBERS: &[Member] = &[
     Member { name: "mesh", is_pure: true, ..LIBRARY },
     Member { name: "plan", may_use: &["mesh", "partition", "projection"], is_pure: true, ..LIBRARY },
     Member { name: "comm", may_name: MPI_AND_CUDA, ..LIBRARY },
-    Member { name: "model", may_name: LIBTORCH, ..LIBRARY },
+    Member { name: "model", may_use: &["torch-shim"], may_name: LIBTORCH, ..LIBRARY },
     Member { name: "adapter", may_use: &["checkpoint", "partition"], ..LIBRARY },
     Member { name: "data", ..LIBRARY },
     Member { name: "hub", ..LIBRARY },

@@ -27,7 +27,7 @@ pub struct Outcome {
     /// Most memory that tensors had on a GPU; that the process had, on the CPU. Bytes.
     pub peak_bytes: Option<u64>,
     /// Seconds of each part, of a step that waits for the device after each.
-    pub parts: [f64; Part::ALL.len()],
+    pub parts: Seconds,
     /// Blocks that were computed again in backward, of a micro-batch.
     pub recompute: bool,
     /// Share of the blocks that were.
@@ -235,7 +235,7 @@ impl<'a> Stepper<'a> {
 
 impl<'a> Stepper<'a> {
     /// Seconds of each part: the median of three steps that wait for the device after each.
-    fn parts(&mut self, batches: &[MicroBatch], dropout: f64) -> Result<[f64; Part::ALL.len()], Failed> {
+    fn parts(&mut self, batches: &[MicroBatch], dropout: f64) -> Result<Seconds, Failed> {
         const STEPS: usize = 3;
         let mut all = Vec::with_capacity(STEPS);
         for _ in 0..STEPS {
@@ -283,11 +283,14 @@ fn wait(device: Device) {
     }
 }
 
+/// Seconds of each part.
+pub type Seconds = [f64; Part::ALL.len()];
+
 /// Adds up the time of each part.
 struct Clock {
     device: Device,
     /// The part that goes on and since when, and what was added up.
-    state: RefCell<(Option<(Part, Instant)>, [f64; Part::ALL.len()])>,
+    state: RefCell<(Option<(Part, Instant)>, Seconds)>,
 }
 
 impl Clock {
@@ -305,7 +308,7 @@ impl Clock {
         state.0 = part.map(|part| (part, now));
     }
 
-    fn finish(&self) -> [f64; Part::ALL.len()] {
+    fn finish(&self) -> Seconds {
         self.next(None);
         self.state.borrow().1
     }
