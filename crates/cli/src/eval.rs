@@ -183,7 +183,8 @@ fn run(args: &EvalArgs, comm: &dyn Communicator, stop: &AtomicBool) -> Result<Ex
     let settings = settings(args, device);
     let numerics = torch_shim::Numerics { deterministic: true, tf32: false };
     let wanted = Wanted { device, comm: config::Comm::Mpi, share_gpu: args.share_gpu, numerics };
-    let (torch_device, _plane) = devices::take(wanted, comm)?;
+    let (torch_device, plane) = devices::take(wanted, comm)?;
+    let kernel_cache = crate::train::cache_folder().map(|folder| folder.join("kernels"));
     let output = args.output.clone().unwrap_or_else(|| default_output(args, &sources));
     let made = output.parent().map_or(Ok(()), std::fs::create_dir_all);
     agree(
@@ -207,6 +208,8 @@ fn run(args: &EvalArgs, comm: &dyn Communicator, stop: &AtomicBool) -> Result<Ex
         sources: &sources,
         output: &output,
         host_memory: host::available_memory,
+        gpu_memory: devices::memory(&plane),
+        kernel_cache: kernel_cache.as_deref(),
         observe: &|event| ui.event(event),
         stop_wished: &|| stop.load(Ordering::Relaxed),
     };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use comm::Communicator;
 use tch::{Device, Kind};
-use trainer::{agree, same_everywhere};
+use trainer::{GpuMemory, agree, same_everywhere};
 
 use crate::generate::{Finish, Finished, GenerateOptions, Generator};
 use crate::identity::Identity;
@@ -73,6 +73,10 @@ pub struct Surroundings<'a> {
     pub output: &'a Path,
     /// Bytes of memory that this host has left; none where it is not known.
     pub host_memory: fn() -> Option<u64>,
+    /// Memory of the GPU that this rank computes on, which counts in place of the host's.
+    pub gpu_memory: Option<GpuMemory>,
+    /// Where compiled kernels are kept.
+    pub kernel_cache: Option<&'a Path>,
     /// Who is told; given on every rank, called on rank 0.
     pub observe: &'a dyn Fn(Event<'_>),
     /// Whether somebody wishes it to stop; asked on every rank.
@@ -120,6 +124,7 @@ pub fn evaluate(settings: &Settings, surroundings: &Surroundings<'_>) -> Result<
             &work.inputs,
             (kind(&settings.dtype), surroundings.device),
             settings.threads,
+            surroundings.kernel_cache,
             &progress,
         ),
     )?;
@@ -226,10 +231,12 @@ impl Work {
         Ok(lock)
     }
 
-    /// Collective. Refuses weights that this host has not the memory for; warns where full caches would not fit.
+    /// Collective. Refuses weights that this host, or its GPU, has not the memory for; warns where full caches would not fit.
     fn check_memory(&self, settings: &Settings, surroundings: &Surroundings<'_>) -> Result<(), EvalError> {
         let comm = surroundings.comm;
-        let ranks = comm::places(comm)[comm.rank()].ranks_on_host as u64;
+        let on_host = comm::places(comm)[comm.rank()].ranks_on_host as u64;
+        let gpu = surroundings.gpu_memory;
+        let ranks = gpu.map_or(on_host, |gpu| gpu.ranks);
         let width = kind(&settings.dtype).elt_size_in_bytes() as u64;
         let config = &self.inputs.config;
         let weights = config.parameters().total() * width * ranks;
@@ -237,7 +244,8 @@ impl Work {
         let of_token = model::Decoder::new(config.clone(), kind(&settings.dtype), Device::Cpu);
         let rows = settings.batch_size.min(self.problems.len()) as u64 * longest.unwrap_or(0) as u64;
         let caches = rows * model::cache_bytes_per_token(&of_token) * ranks;
-        let Some(available) = (surroundings.host_memory)().filter(|_| settings.memory_check) else {
+        let available = gpu.map_or_else(surroundings.host_memory, |gpu| Some(gpu.available));
+        let Some(available) = available.filter(|_| settings.memory_check) else {
             return agree(comm, Ok(()));
         };
         if weights > available {

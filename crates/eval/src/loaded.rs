@@ -97,12 +97,13 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Reads the weights, and lays ΔW over them block by block. `progress` is called with the number of blocks done and in
+    /// Reads the weights, and lays ΔW over them block by block, on a GPU by its kernels. `progress` is called with the number of blocks done and in
     /// all.
     pub(crate) fn load(
         inputs: &Inputs,
         (kind, device): (Kind, Device),
         threads: usize,
+        kernel_cache: Option<&Path>,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self, EvalError> {
         let Inputs { files, config, .. } = inputs;
@@ -116,6 +117,13 @@ impl LoadedModel {
             let blocks = 0..total;
             Overlay::new(map.space, blocks, map.partition.as_ref(), executor.as_ref(), (kind, device))
         });
+        if let (Some(overlay), Some(map)) = (&mut overlay, &adapted) {
+            let kernels =
+                trainer::device_map(device, map.partition.as_ref(), 0..map.space.total(), kernel_cache)?;
+            if let Some(kernels) = kernels {
+                overlay.compute_with(kernels);
+            }
+        }
         let mut blocks = Vec::with_capacity(total);
         for block in 0..total {
             let weights = reader.block(block)?;

@@ -28,7 +28,7 @@ fn load(model: &str, adapter: Option<&str>, kind: Kind, threads: usize) -> (Inpu
         data: Vec::new(),
     };
     let inputs = Inputs::open(&sources, None).unwrap();
-    let loaded = LoadedModel::load(&inputs, (kind, tch::Device::Cpu), threads, &|_, _| ()).unwrap();
+    let loaded = LoadedModel::load(&inputs, (kind, tch::Device::Cpu), threads, None, &|_, _| ()).unwrap();
     (inputs, loaded)
 }
 
