@@ -163,6 +163,8 @@ pub struct Training {
     pub recompute: bool,
     /// Only those are whose graphs have no room in so many bytes ([`crate::ActivationBudget`]); wins over `recompute`.
     pub activation_memory: Option<u64>,
+    /// Rows of a micro-batch lie end to end.
+    pub packing: bool,
     /// Where weights are shared out, the next unit is gathered while one is in use.
     pub prefetch: bool,
     /// Stages of a pipeline make a forward more before their first backward ([`mesh::warm_up`]).

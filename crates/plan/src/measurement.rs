@@ -141,10 +141,10 @@ impl Measurement {
         self.device.to_ascii_lowercase().starts_with("cpu")
     }
 
-    /// The variant with these settings or, where there is none, the first. Rows that are not packed come first.
+    /// The variant with these settings or, where there is none, the first.
     pub(crate) fn variant(&self, training: &Training) -> Option<&Variant> {
-        let fitting = self.variants.iter().filter(|variant| variant.differences(training).is_empty());
-        fitting.min_by_key(|variant| variant.packing).or(self.variants.first())
+        let mut fitting = self.variants.iter().filter(|variant| variant.differences(training).is_empty());
+        fitting.next().or(self.variants.first())
     }
 
     /// It is of a model like this one.
@@ -205,6 +205,7 @@ impl Variant {
                 training.recomputes(),
                 ["without --gradient-checkpointing", "with --gradient-checkpointing"],
             ),
+            (self.packing, training.packing, ["without --packing", "with --packing"]),
         ];
         let differing = settings.into_iter().filter(|(measured, planned, _)| measured != planned);
         differing.map(|(measured, _, names)| names[usize::from(measured)]).collect()

@@ -76,6 +76,7 @@ fn facts(model: Model) -> Facts {
             deterministic: true,
             recompute: false,
             activation_memory: None,
+            packing: false,
             prefetch: true,
             pp_ahead: true,
             cross_entropy_chunk: 1024,

@@ -15,6 +15,8 @@ const char* gpart_last_error(void) {
 int gpart_set_deterministic(int on) {
   return guarded([on] {
     at::globalContext().setDeterministicAlgorithms(on != 0, /*warn_only=*/false);
+    // Otherwise every new tensor is filled with NaN first, for the sake of programs that read what they have not written.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
     at::globalContext().setBenchmarkCuDNN(false);
   });
 }

@@ -88,6 +88,7 @@ pub fn training_facts(config: &TrainConfig) -> Training {
         deterministic: config.deterministic,
         recompute: config.gradient_checkpointing,
         activation_memory: config.activation_bytes(),
+        packing: config.packing,
         prefetch: config.prefetch,
         pp_ahead: config.pp_ahead,
         cross_entropy_chunk: count(config.cross_entropy_chunk),

@@ -2,6 +2,7 @@
 //! tests. It has no dependencies, so that a machine with only Rust has it in seconds.
 
 mod bundle;
+mod curves_bench;
 mod fuzz;
 mod generate_bench;
 mod layering;
@@ -35,7 +36,8 @@ usage: cargo xtask <command>
   layering                 check the dependency rules of ARCHITECTURE.md from the source
   bench [PACKAGE ...]      setup, then run the benchmarks of all packages or of those named; `bench mesh`:
                            a step on two ranks beside one, by axis; `bench generate`: generation beside
-                           transformers, where GPART_PYTHON or python3 has it";
+                           transformers, where GPART_PYTHON or python3 has it; `bench curves`: the demo with
+                           packed rows and in bfloat16 beside float32";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -78,6 +80,7 @@ fn run(args: &[String]) -> Outcome {
         ["gpu-check"] => tasks::gpu_check(&root, extra),
         ["layering"] => layering::run(&root),
         ["bench", "mesh"] => tasks::bench_mesh(&root),
+        ["bench", "curves"] => tasks::bench_curves(&root),
         ["bench", "generate"] => tasks::bench_generate(&root),
         ["bench", packages @ ..] => tasks::bench(&root, packages),
         ["help" | "--help" | "-h"] => {

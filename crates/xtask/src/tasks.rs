@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::setup::{self, Machine};
 use crate::shell::{Failure, Outcome, cargo, display, output_of, run, say};
-use crate::{fuzz, generate_bench, layering, mesh_bench, shell};
+use crate::{curves_bench, fuzz, generate_bench, layering, mesh_bench, shell};
 
 /// `cargo xtask build`: the binaries, after set-up.
 pub fn build(root: &Path, release: bool) -> Outcome {
@@ -256,6 +256,13 @@ pub fn bench_mesh(root: &Path) -> Outcome {
     let machine = setup::run(root)?;
     build_binary(root, &machine, false)?;
     mesh_bench::run(root, &machine, &target_folder(root, &machine)?.join("debug/gpart-dist"))
+}
+
+/// `cargo xtask bench curves`.
+pub fn bench_curves(root: &Path) -> Outcome {
+    let machine = setup::run(root)?;
+    build_binary(root, &machine, false)?;
+    curves_bench::run(root, &target_folder(root, &machine)?.join("debug/gpart-dist"))
 }
 
 /// `cargo xtask bench generate`.

@@ -83,6 +83,7 @@ fn any_training() -> impl Strategy<Value = Training> {
             dropout,
             recompute: flags[2],
             activation_memory: options[3],
+            packing: flags[1],
             deterministic: flags[2],
             prefetch: flags[5],
             pp_ahead: flags[6],
