@@ -43,4 +43,5 @@ mod score;
 mod settings;
 mod stops;
 mod survival;
+mod throughput;
 mod two_hosts;

@@ -208,7 +208,7 @@ mod tests {
         check_dependencies(
             "model",
             "[dependencies]\nadapter = { path = \"../adapter\" }\n",
-            &["Cargo.toml:2: `model` depends on `adapter`; it may use no member"],
+            &["Cargo.toml:2: `model` depends on `adapter`; it may use torch-shim"],
         );
         check_dependencies("data", "[dev-dependencies]\nadapter.workspace = true\n", &[]);
     }
