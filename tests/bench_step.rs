@@ -92,6 +92,7 @@ fn bad_input() {
     }
     for (flags, parts) in [
         (&["--target-modules", "no_such"][..], &["no_such"][..]),
+        (&["--micro-batch-size", "2000000000", "--accumulation-steps", "2000000000"], &["rows", "too large"]),
         (&["--profile", "/no/such/folder/trace.json", "--length", "8", "--d", "16"], &["/no/such/folder"]),
     ] {
         check_message(&flags.join(" "), &bench_step(flags), 2, parts);

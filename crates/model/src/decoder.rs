@@ -96,7 +96,7 @@ impl Decoder {
     pub fn packed_context(&self, lengths: &[usize]) -> SequenceContext {
         let positions: Vec<i64> = lengths.iter().flat_map(|length| 0..*length as i64).collect();
         let rotary = RotaryTables::of_row(&self.config, &positions, self.kind, self.device);
-        let packed = PackedSequences::new(lengths, self.kind, self.device);
+        let packed = PackedSequences::new(lengths, self.kind, self.config.head_dim, self.device);
         SequenceContext { rotary, full: None, windowed: None, packed: Some(packed) }
     }
 

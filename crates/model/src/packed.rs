@@ -1,5 +1,7 @@
 //! Attention where several sequences lie end to end in one row, each by itself.
 
+use std::sync::OnceLock;
+
 use tch::{Device, Kind, Tensor};
 use torch_shim::Packed;
 
@@ -17,10 +19,9 @@ pub(crate) struct PackedSequences {
 }
 
 impl PackedSequences {
-    pub(crate) fn new(lengths: &[usize], kind: Kind, device: Device) -> Self {
+    pub(crate) fn new(lengths: &[usize], kind: Kind, head_dim: i64, device: Device) -> Self {
         let lengths: Vec<i64> = lengths.iter().map(|length| *length as i64).collect();
-        let has_kernel = device != Device::Cpu && matches!(kind, Kind::BFloat16 | Kind::Half);
-        let for_kernel = has_kernel.then(|| {
+        let for_kernel = has_kernel(kind, head_dim, device).then(|| {
             let mut cumulative = vec![0_i32];
             cumulative.extend(lengths.iter().scan(0, |end, length| {
                 *end += *length as i32;
@@ -35,8 +36,7 @@ impl PackedSequences {
     /// Attention of query `[1, A, T, D]`, key and value `[1, K, T, D]` within each sequence, to at most `window` tokens:
     /// `[1, A, T, D]`.
     pub(crate) fn attend(&self, model: &Decoder, states: [&Tensor; 3], window: Option<i64>) -> Tensor {
-        // Heads of more than 256 numbers have no kernel.
-        if let Some(packed) = self.for_kernel.as_ref().filter(|_| model.config().head_dim <= 256) {
+        if let Some(packed) = &self.for_kernel {
             let [query, key, value] = states.map(|states| states.squeeze_dim(0).transpose(0, 1));
             let attended = torch_shim::packed_attention(&query, &key, &value, packed, window)
                 .unwrap_or_else(|error| panic!("{error}"));
@@ -52,4 +52,18 @@ impl PackedSequences {
         });
         Tensor::cat(&sequences.collect::<Vec<Tensor>>(), 2)
     }
+}
+
+/// Whether one kernel of libtorch attends within all sequences: in half precision, for heads of a multiple of 8 up to 256
+/// numbers, on GPUs from compute capability 8.0 on. The last is found out by a call for a single token, once.
+fn has_kernel(kind: Kind, head_dim: i64, device: Device) -> bool {
+    static ON_THIS_GPU: OnceLock<bool> = OnceLock::new();
+    let fits = matches!(kind, Kind::BFloat16 | Kind::Half) && head_dim % 8 == 0 && head_dim <= 256;
+    let answers = || {
+        let states = Tensor::zeros([1, 1, 8], (kind, device));
+        let cumulative = to_device(&Tensor::from_slice(&[0_i32, 1]), device);
+        let packed = Packed { cumulative, longest: 1 };
+        torch_shim::packed_attention(&states, &states, &states, &packed, None).is_ok()
+    };
+    device != Device::Cpu && fits && *ON_THIS_GPU.get_or_init(answers)
 }

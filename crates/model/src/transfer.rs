@@ -1,5 +1,7 @@
 //! Tensors on their way from the host to a device.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tch::{Device, Kind, Tensor, no_grad};
 
 /// A host tensor's copy on `device`, without waiting for what the device has to do: through page-locked memory, which
@@ -15,14 +17,25 @@ pub fn to_device(tensor: &Tensor, device: Device) -> Tensor {
     }
 }
 
+/// Bytes of copies that may be under way.
+const MOST_UNDER_WAY: usize = 256 << 20;
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
 /// Starts copying numbers of dtype `stored` into `target` (`[N]`, on a device), converted to its dtype there.
 ///
-/// While the device copies, the caller goes on with the next numbers: two or three pieces are in page-locked memory at a
-/// time, which libtorch hands out again when their copies are done.
+/// While the device copies, the caller goes on with the next numbers. libtorch hands page-locked memory out again when its
+/// copy is done; after [`MOST_UNDER_WAY`] bytes this waits, so that a device slower than the disk has no more of it pile up.
 ///
 /// # Errors
 /// There is no page-locked memory, or the copy could not be started.
 pub(crate) fn upload(stored_bytes: &[u8], stored: Kind, target: &Tensor) -> Result<(), String> {
+    let before = UNDER_WAY.fetch_add(stored_bytes.len(), Ordering::Relaxed);
+    if let Device::Cuda(number) = target.device()
+        && before + stored_bytes.len() > MOST_UNDER_WAY
+    {
+        tch::Cuda::synchronize(number as i64);
+        UNDER_WAY.store(stored_bytes.len(), Ordering::Relaxed);
+    }
     let pinned = torch_shim::pinned_bytes(stored_bytes.len())?;
     assert!(pinned.device() == Device::Cpu && pinned.numel() == stored_bytes.len() && pinned.is_contiguous());
     // SAFETY: a contiguous host tensor of so many bytes that nobody else holds, and no copy from it is under way: libtorch

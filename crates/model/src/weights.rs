@@ -248,17 +248,13 @@ impl WeightReader<'_> {
         let flat = tensor.f_view([-1]).map_err(&error)?;
         let (bytes, stored) = check_tensor(self.files, name, shape)?;
         let width = stored.elt_size_in_bytes();
-        for (number, chunk) in chunks_of(0..flat.numel()).enumerate() {
+        for chunk in chunks_of(0..flat.numel()) {
             let (start, count) = (chunk.start as i64, chunk.len() as i64);
             if self.device != Device::Cpu {
                 let own = chunk.start * width..chunk.end * width;
                 let to = flat.f_narrow(0, start, count).map_err(&error)?;
                 if upload(&bytes[own.clone()], stored, &to).is_ok() {
                     self.files.release_part(name, own);
-                    // A device that is slower than the disk would have page-locked memory pile up.
-                    if let (Device::Cuda(device), 3) = (self.device, number % 4) {
-                        tch::Cuda::synchronize(device as i64);
-                    }
                     continue;
                 }
                 // Without page-locked memory it is as on the CPU.

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <c10/util/Exception.h>
+
 #include <exception>
 #include <string>
 
@@ -17,6 +19,8 @@ int guarded(Act act) {
   try {
     act();
     return 0;
+  } catch (const c10::Error& error) {
+    gpart_last_error_text() = error.what_without_backtrace();
   } catch (const std::exception& error) {
     gpart_last_error_text() = error.what();
   } catch (...) {

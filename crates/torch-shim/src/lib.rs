@@ -11,7 +11,7 @@ mod tensors;
 use std::ffi::{CStr, c_char, c_int};
 
 pub use cuda::{CudaError, CudaLibrary, load_cuda};
-pub use profile::{Profile, Span, peak_bytes, reset_peak_bytes, span};
+pub use profile::{Profile, Span, empty_cache, peak_bytes, reset_peak_bytes, span};
 pub use tensors::{Packed, copy_in_order, gradients, packed_attention, pinned, pinned_bytes};
 
 unsafe extern "C" {

@@ -34,9 +34,14 @@ int gpart_profile_begin(int cuda) {
   });
 }
 
-// Ends it and writes a Chrome trace.
+// Ends it and writes a Chrome trace; without a path nothing is written.
 int gpart_profile_end(const char* path) {
-  return guarded([=] { torch::autograd::profiler::disableProfiler()->save(path); });
+  return guarded([=] {
+    auto recorded = torch::autograd::profiler::disableProfiler();
+    if (path != nullptr) {
+      recorded->save(path);
+    }
+  });
 }
 
 // Begins a named span of this thread; null where nobody records.
@@ -62,6 +67,11 @@ int gpart_peak_bytes(int device, uint64_t* bytes) {
     auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(device));
     *bytes = static_cast<uint64_t>(stats.allocated_bytes[0].peak);
   });
+}
+
+// Gives memory that no tensor has back to the driver.
+int gpart_empty_cache(void) {
+  return guarded([] { c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache(); });
 }
 
 int gpart_reset_peak_bytes(int device) {

@@ -14,9 +14,10 @@ unsafe extern "C" {
     fn gpart_span_end(span: *mut c_void);
     fn gpart_peak_bytes(device: c_int, bytes: *mut u64) -> c_int;
     fn gpart_reset_peak_bytes(device: c_int) -> c_int;
+    fn gpart_empty_cache() -> c_int;
 }
 
-/// A recording that is under way, of this thread.
+/// A recording that is under way, of this thread. Dropped, it is given up.
 #[derive(Debug)]
 pub struct Profile {
     _of_this_thread: PhantomData<*const ()>,
@@ -39,6 +40,7 @@ impl Profile {
     /// The file cannot be written.
     pub fn end(self, path: &Path) -> Result<(), String> {
         let text = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
+        std::mem::forget(self);
         // SAFETY: a string that ends with a zero and lives through the call.
         done(unsafe { gpart_profile_end(text.as_ptr()) })?;
         // libtorch only logs what it could not write.
@@ -46,6 +48,13 @@ impl Profile {
             true => Ok(()),
             false => Err("nothing was written".to_owned()),
         }
+    }
+}
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        // SAFETY: without a path nothing is written, and no memory is handed over.
+        let _ = unsafe { gpart_profile_end(std::ptr::null()) };
     }
 }
 
@@ -80,6 +89,15 @@ pub fn peak_bytes(device: usize) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// Gives memory of CUDA devices that no tensor has any more back to the driver, for other processes.
+///
+/// # Errors
+/// What libtorch says: there is no CUDA.
+pub fn empty_cache() -> Result<(), String> {
+    // SAFETY: no memory is handed over.
+    done(unsafe { gpart_empty_cache() })
+}
+
 /// Counts from what there is now.
 ///
 /// # Errors
@@ -112,6 +130,8 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(trace.contains("a step of the test") && trace.contains("aten::mm"), "{trace}");
         assert!(!trace.contains("\"before\""));
+        // One that is given up makes room for the next.
+        drop(Profile::begin(false).unwrap());
         let profile = Profile::begin(false).unwrap();
         assert!(profile.end(Path::new("/no/such/folder/trace.json")).is_err());
     }
@@ -119,7 +139,7 @@ mod tests {
     #[test]
     fn there_is_no_peak_without_a_device() {
         if !tch::Cuda::is_available() {
-            assert!(peak_bytes(0).is_err() && reset_peak_bytes(0).is_err());
+            assert!(peak_bytes(0).is_err() && reset_peak_bytes(0).is_err() && empty_cache().is_err());
         }
     }
 }

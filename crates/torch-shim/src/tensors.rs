@@ -64,7 +64,8 @@ pub struct Packed {
 /// With `window` a token sees so many, itself included.
 ///
 /// # Errors
-/// What libtorch says: another device or dtype, a head of more than 256 numbers, no memory.
+/// What libtorch says: another device or dtype, a GPU of compute capability below 8.0, heads of more than 256 numbers or of
+/// no multiple of 8, no memory.
 pub fn packed_attention(
     query: &Tensor,
     key: &Tensor,

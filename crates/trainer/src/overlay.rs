@@ -185,6 +185,12 @@ impl<'a> Overlay<'a> {
         }
     }
 
+    /// The first block that has buffers of its own by now; the end of the blocks where none has.
+    pub fn first_with_buffers(&self) -> usize {
+        let own = self.slots.iter().take(self.by_block.len());
+        self.first_block + own.take_while(|slot| slot.buffers.is_empty()).count()
+    }
+
     /// In half precision, too, lets W + ΔW replace W: one product less, and updates below the resolution of a weight are
     /// rounded away. The sum is made in f32 and rounded once.
     pub fn merge(&mut self) {
@@ -407,7 +413,7 @@ impl<'a> Overlay<'a> {
                 };
                 // SAFETY: as below.
                 unsafe { map.apply(tensor.dropout(dropout), &[run])? };
-                no_grad(|| buffer.values.data().copy_(&(tensor.base(frozen).to_kind(Kind::Float) + made)));
+                no_grad(|| buffer.values.data().copy_(&plus(made, tensor.base(frozen))));
             }
             return Ok(());
         }
@@ -444,7 +450,7 @@ impl<'a> Overlay<'a> {
             let made = self.made_here(tensor, theta, dropout)?;
             let buffer = &self.slots[slot].buffers[at];
             let made = made.view(buffer.values.size().as_slice()).to_device(self.device);
-            let made = if self.merged { tensor.base(frozen).to_kind(Kind::Float) + made } else { made };
+            let made = if self.merged { plus(made, tensor.base(frozen)) } else { made };
             // Through an alias with a version of its own, as in `fill_rounded`.
             no_grad(|| buffer.values.data().copy_(&made));
         }
@@ -463,8 +469,7 @@ impl<'a> Overlay<'a> {
         for at in 0..self.slots[slot].buffers.len() {
             let tensor = self.by_block[block - self.first_block][at];
             let made = self.made_here(tensor, theta, dropout)?;
-            let made =
-                if self.merged { tensor.base(frozen).view(-1).to_kind(Kind::Float) + made } else { made };
+            let made = if self.merged { plus(made, &tensor.base(frozen).view(-1)) } else { made };
             let rounded = made.to_kind(self.kind);
             // Not by libtorch's own copy: graphs of other micro-batches refer to this memory, and what they need will be
             // there again before they run (`restore`), but libtorch would count the write as a change under them.
@@ -489,6 +494,11 @@ impl<'a> Overlay<'a> {
         Map::new(self.partition, dropout).apply_parallel(self.executor, theta.values, &mut slices)?;
         Ok(own)
     }
+}
+
+/// ΔW in f32 plus its weight of any dtype, in place.
+fn plus(mut delta: Tensor, weight: &Tensor) -> Tensor {
+    no_grad(|| delta.g_add_(weight))
 }
 
 /// Room for the longest of these in f32.

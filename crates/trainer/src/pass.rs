@@ -95,7 +95,7 @@ impl Pass<'_> {
     ) -> Result<(Tensor, Tape), TrainError> {
         let context = self.context(batch);
         let first = self.stage.first_adapted;
-        let first_kept = self.recompute.first_kept(&self.stage, batch);
+        let first_kept = self.recompute.first_kept(&self.stage, batch, self.overlay.first_with_buffers());
         let mut hidden = input;
         let mut blocks = Vec::with_capacity(self.stage.blocks.len());
         for block in self.stage.blocks.clone() {

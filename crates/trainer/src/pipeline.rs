@@ -54,7 +54,8 @@ pub(crate) struct Training<'w> {
 
 impl Pipeline<'_> {
     /// Collective. Forward and backward of this rank's work in a step. Returns the micro-batches' loss sums (nats) on
-    /// the last stage, nothing on the others. Until they are read at the end, nothing waits for the device.
+    /// the last stage, nothing on the others. Until they are read at the end nothing
+    /// waits for the device, where neither weights nor messages go through the host's memory.
     pub(crate) fn train(&mut self, work: &Work<'_>, training: Training<'_>) -> Result<Vec<f64>, TrainError> {
         let Training { dropout, normaliser, reducer } = training;
         let stage = self.pass.stage.clone();

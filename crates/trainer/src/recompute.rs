@@ -17,13 +17,19 @@ pub enum Recompute {
 }
 
 impl Recompute {
-    /// The first block of a stage that keeps its graph of a micro-batch; the end of the stage where none does.
-    pub fn first_kept(&self, stage: &Stage, batch: &MicroBatch) -> usize {
+    /// The first block of a stage that keeps its graph of a micro-batch; the end of the stage where none does. Blocks from
+    /// `buffers_from` on have buffers of their own for adapted weights by now.
+    pub fn first_kept(&self, stage: &Stage, batch: &MicroBatch, buffers_from: usize) -> usize {
         match self {
             Self::Never => stage.blocks.start,
             Self::Always => stage.blocks.end,
             Self::Within(budget) => {
-                budget.first_kept(stage.blocks.clone(), batch.rows as u64, batch.len as u64)
+                // Sequences end to end as rows of their mean length: as many tokens, and masks as short.
+                let (rows, length) = match batch.packed.len() {
+                    0 => (batch.rows, batch.len),
+                    sequences => (sequences, batch.len.div_ceil(sequences)),
+                };
+                budget.first_kept(stage.blocks.clone(), rows as u64, length as u64, buffers_from)
             }
         }
     }

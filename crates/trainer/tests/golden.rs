@@ -105,7 +105,7 @@ fn check_case(
     let model = trainer::model_facts(&loaded.config, &space);
     let mut budget = ActivationBudget { model, dtype: plan::Dtype::Float32, in_flight: 1, bytes: 0 };
     let first_kept = |budget: &ActivationBudget| {
-        budget.first_kept(0..loaded.weights.blocks.len(), batch.rows as u64, batch.len as u64)
+        budget.first_kept(0..loaded.weights.blocks.len(), batch.rows as u64, batch.len as u64, usize::MAX)
     };
     while first_kept(&budget) == loaded.weights.blocks.len() {
         budget.bytes += 1 << 10;

@@ -25,6 +25,23 @@ pub struct Measured {
     pub peak_bytes: Option<u64>,
 }
 
+/// Whether it is a Python with torch.
+///
+/// # Errors
+/// In words, why not.
+pub fn check(python: &Path) -> Result<(), String> {
+    let tried = Command::new(python)
+        .args(["-c", "import torch; print(torch.__version__)"])
+        .env_remove("LD_LIBRARY_PATH")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{}: {error}", python.display()))?;
+    match tried.status.success() && !tried.stdout.is_empty() {
+        true => Ok(()),
+        false => Err(format!("{} has no torch", python.display())),
+    }
+}
+
 /// Runs the peers of `request` (`peers.py` says what is in it); its progress goes to standard error. In words what went
 /// wrong otherwise.
 pub fn run(python: &Path, request: &Value) -> Result<Vec<Peer>, String> {

@@ -112,7 +112,7 @@ fn memory_in_half_precision_and_with_recompute() {
     let first_kept = |bytes, in_flight| {
         let facts = tiny(Dtype::Bfloat16, true);
         let budget = ActivationBudget { model: facts.model, dtype: Dtype::Bfloat16, in_flight, bytes };
-        budget.first_kept(0..3, 2, 5)
+        budget.first_kept(0..3, 2, 5, 3)
     };
     let each = 10 * block + 2 * 192;
     for (bytes, in_flight, expected) in [
@@ -127,6 +127,15 @@ fn memory_in_half_precision_and_with_recompute() {
     ] {
         assert_eq!(first_kept(bytes, in_flight), expected, "{bytes} bytes, {in_flight} in flight");
     }
+    // Buffers that a shorter micro-batch has had made count, whether or not this one keeps the graph.
+    let made = |bytes, buffers_from| {
+        let facts = tiny(Dtype::Bfloat16, true);
+        let budget = ActivationBudget { model: facts.model, dtype: Dtype::Bfloat16, in_flight: 1, bytes };
+        budget.first_kept(0..3, 2, 5, buffers_from)
+    };
+    assert_eq!((made(2 * each, 3), made(2 * each, 0), made(2 * each + 2 * 192, 0)), (1, 2, 1));
+    assert_eq!(made(10 * block, 2), 3);
+    assert_eq!((made(3 * each, 0), made(3 * each, 2)), (0, 0));
     // Blocks that adapt different modules cannot share buffers.
     let mut uneven = tiny(Dtype::Float32, true);
     let mut other = uneven.model.blocks[0].linears.clone();

@@ -4,7 +4,7 @@ use data::{
     BuildOptions, Dataset, MicroBatch, RowOptions, Template, Tokenizer, TokenizerOptions, TrainOn, read_rows,
 };
 
-use super::{Failed, StepArgs, boxed};
+use super::{Failed, StepArgs, StepError, boxed};
 
 /// A step's rows.
 pub struct Load {
@@ -15,7 +15,11 @@ pub struct Load {
 impl Load {
     /// Rows of one length, or of a file's.
     pub fn new(args: &StepArgs) -> Result<Self, Failed> {
-        let wanted = args.micro_batch_size * args.accumulation_steps;
+        const MOST: usize = 1 << 20;
+        let wanted = args.micro_batch_size.saturating_mul(args.accumulation_steps);
+        if wanted > MOST {
+            return Err(boxed(StepError::Rows { rows: wanted, most: MOST }));
+        }
         let lengths = match (&args.data, &args.tokenizer) {
             (Some(data), Some(tokenizer)) => {
                 let tokenizer = Tokenizer::load(tokenizer, TokenizerOptions::default()).map_err(boxed)?;

@@ -28,7 +28,7 @@ pub struct Outcome {
     pub peak_bytes: Option<u64>,
     /// Seconds of each part, of a step that waits for the device after each.
     pub parts: Seconds,
-    /// Blocks that were computed again in backward, of a micro-batch.
+    /// Some blocks were computed again in backward.
     pub recompute: bool,
     /// Share of the blocks that were.
     pub recomputed_share: f64,
@@ -45,7 +45,11 @@ impl Outcome {
 
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    match values.len() {
+        0 => f64::NAN,
+        count if count % 2 == 1 => values[count / 2],
+        count => (values[count / 2 - 1] + values[count / 2]) / 2.0,
+    }
 }
 
 /// A model of random weights, ready for steps.
@@ -186,7 +190,9 @@ impl<'a> Stepper<'a> {
         let peak_bytes = peak(device);
         let parts = self.parts(&batches, variant.dropout)?;
         let blocks = self.pass.stage.blocks.clone();
-        let again = batches.iter().map(|batch| self.pass.recompute.first_kept(&self.pass.stage, batch));
+        let buffers_from = self.pass.overlay.first_with_buffers();
+        let first = |batch| self.pass.recompute.first_kept(&self.pass.stage, batch, buffers_from);
+        let again = batches.iter().map(first);
         let recomputed_share =
             again.sum::<usize>() as f64 / (batches.len().max(1) * blocks.len().max(1)) as f64;
         let recompute = recomputed_share > 0.0;

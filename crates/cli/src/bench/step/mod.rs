@@ -38,7 +38,7 @@ pub struct StepArgs {
     #[arg(long, value_name = "D", default_value_t = 524_288,
           value_parser = clap::value_parser!(u64).range(1..=i64::from(i32::MAX) as u64))]
     d: u64,
-    /// Linear modules to adapt
+    /// Linear modules to adapt, by name
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "q_proj,k_proj,v_proj,o_proj")]
     target_modules: Vec<String>,
     /// Rows of a micro-batch
@@ -50,7 +50,8 @@ pub struct StepArgs {
     /// Micro-batches of a step
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = count)]
     accumulation_steps: usize,
-    /// Take the lengths of these rows (a JSON, JSONL or Parquet file with query and response), the first in their order
+    /// Take the lengths of the first rows of a file (JSON, JSONL or Parquet with query and response), tokenized by
+    /// --tokenizer; with --accumulation-steps for more of them
     #[arg(long, value_name = "FILE", requires = "tokenizer", conflicts_with = "length")]
     data: Option<PathBuf>,
     /// Folder with the tokenizer for --data
@@ -70,7 +71,7 @@ pub struct StepArgs {
     #[arg(long)]
     gradient_checkpointing: bool,
     /// Compute again only those blocks whose activations do not fit in so many GiB
-    #[arg(long, value_name = "GIB", value_parser = not_negative, conflicts_with = "gradient_checkpointing")]
+    #[arg(long, value_name = "GIB", value_parser = not_negative, allow_hyphen_values = true, conflicts_with = "gradient_checkpointing")]
     activation_memory: Option<f64>,
     /// In half precision add ΔW to the weights
     #[arg(long)]
@@ -81,7 +82,7 @@ pub struct StepArgs {
     /// Compute threads on the CPU
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = count)]
     threads: usize,
-    /// Steps that are measured; the median counts
+    /// Steps that are measured; their median counts
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = count)]
     repeats: usize,
     /// Steps before them
@@ -136,6 +137,25 @@ enum StepError {
         help("--peers names a Python with torch 2.11 (transformers and peft are used where they are there)")
     )]
     Peers(String),
+    /// Neither a known shape nor a path.
+    #[error("there is no shape '{name}', and no such file")]
+    #[diagnostic(
+        code(input::bench_shape),
+        help("known shapes: {}; of any other model name the config.json or its folder", synthetic::NAMES.join(", "))
+    )]
+    NoShape {
+        /// What was named.
+        name: String,
+    },
+    /// More rows than a step may have here.
+    #[error("a step of {rows} rows is too large: at most {most}")]
+    #[diagnostic(code(input::bench_rows), help("lower --micro-batch-size or --accumulation-steps"))]
+    Rows {
+        /// Micro-batch size × accumulation.
+        rows: usize,
+        /// The limit.
+        most: usize,
+    },
     /// A gradient left the range of the sums.
     #[error("a gradient of the random model is out of range or not finite")]
     #[diagnostic(code(run::bench_overflow), help("take --dtype bfloat16 or float32, or fewer tokens a row"))]
@@ -164,7 +184,10 @@ impl Shape {
         let path = PathBuf::from(&args.model);
         let (text, path) = match path.exists() {
             true => random_model::config_file(&path).map_err(boxed)?,
-            false => (synthetic::config_of(&args.model).map_err(boxed)?.to_owned(), path),
+            false => match synthetic::config_of(&args.model) {
+                Ok(text) => (text.to_owned(), path),
+                Err(_) => return Err(boxed(StepError::NoShape { name: args.model.clone() })),
+            },
         };
         let config = ModelConfig::from_json(&text, &path).map_err(boxed)?;
         let targets = Selection::of_names(args.target_modules.iter().map(String::as_str));
@@ -182,6 +205,7 @@ struct Variant {
 }
 
 fn measure_all(args: &StepArgs) -> Result<(), Failed> {
+    check_places(args)?;
     let shape = Shape::read(args)?;
     let load = Load::new(args)?;
     let device = devices::settle(args.device, &Single).map_err(boxed)?;
@@ -198,7 +222,10 @@ fn measure_all(args: &StepArgs) -> Result<(), Failed> {
     let device_name = plane.gpu.as_ref().map_or_else(|| "CPU".to_owned(), |own| own.gpu.name.clone());
     let ceiling = measure::matmul_ceiling(kind, torch_device);
     let outcomes = Bench::new(args, &shape, &load, kind, torch_device)?.all(&variants(args, device))?;
-    // The model is gone by now, so that peers have its memory.
+    // The model is gone by now; libtorch keeps its memory for tensors to come, and peers are processes of their own.
+    if device == Device::Cuda {
+        drop(torch_shim::empty_cache());
+    }
     let peers = args.peers.as_ref().map(|python| {
         let request = page::request(args, &shape, &load, kind, torch_device, outcomes[0].recompute);
         crate::bench::peers::run(python, &request).map_err(|reason| boxed(StepError::Peers(reason)))
@@ -215,6 +242,23 @@ fn measure_all(args: &StepArgs) -> Result<(), Failed> {
     };
     print(&if args.json { page.json() } else { page.text() });
     Ok(())
+}
+
+/// What is needed at the end is looked at before minutes are spent.
+fn check_places(args: &StepArgs) -> Result<(), Failed> {
+    if let Some(path) = &args.profile {
+        std::fs::File::create(path).map_err(|error| {
+            boxed(StepError::File {
+                what: "cannot write the trace",
+                path: path.clone(),
+                reason: error.to_string(),
+            })
+        })?;
+    }
+    match &args.peers {
+        Some(python) => crate::bench::peers::check(python).map_err(|reason| boxed(StepError::Peers(reason))),
+        None => Ok(()),
+    }
 }
 
 /// Every combination that was asked for.

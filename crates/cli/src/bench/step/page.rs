@@ -104,7 +104,7 @@ impl Page<'_> {
             .map(|part| (part.name().to_owned(), json!(outcome.parts[*part as usize])))
             .collect();
         json!({
-            "name": name(outcome.variant),
+            "name": self.name(outcome),
             "dropout": dropout, "deterministic": deterministic, "packing": packing,
             "recompute": outcome.recompute, "recomputed_share": outcome.recomputed_share,
             "step_seconds": outcome.step_seconds(), "all_seconds": outcome.seconds,
@@ -123,6 +123,9 @@ impl Page<'_> {
         lines.extend(self.steps());
         lines.push(String::new());
         lines.extend(self.parts());
+        if let (Some(path), Some(first)) = (&self.args.profile, self.outcomes.first()) {
+            lines.push(format!("\ntrace of two steps of \"{}\": {}", self.name(first), path.display()));
+        }
         if !self.peers.is_empty() {
             lines.push(String::new());
             lines.extend(self.peer_lines());
@@ -171,17 +174,18 @@ impl Page<'_> {
 
     fn steps(&self) -> Vec<String> {
         let widest =
-            self.outcomes.iter().map(|outcome| name(outcome.variant).chars().count()).max().unwrap_or(0);
+            self.outcomes.iter().map(|outcome| self.name(outcome).chars().count()).max().unwrap_or(0);
         let mut lines = vec![format!(
-            "{:widest$}  {:>10} {:>12} {:>9} {:>9} {:>10}",
-            "", "s a step", "tokens/s", "TFLOP/s", "of it", "peak GiB"
+            "{:widest$}  {:>10} {:>10} {:>12} {:>9} {:>11} {:>10}",
+            "", "positions", "s a step", "tokens/s", "TFLOP/s", "of fastest", "peak GiB"
         )];
         for outcome in &self.outcomes {
             let figures = self.figures(outcome);
             let peak = outcome.peak_bytes.map_or("–".to_owned(), |bytes| format!("{:.2}", gib(bytes)));
             lines.push(format!(
-                "{:widest$}  {:>10.4} {:>12.1} {:>9.3} {:>8.1}% {peak:>10}",
-                name(outcome.variant),
+                "{:widest$}  {:>10} {:>10.4} {:>12.1} {:>9.3} {:>10.1}% {peak:>10}",
+                self.name(outcome),
+                grouped(self.load.positions(outcome.variant.packing) as u64),
                 outcome.step_seconds(),
                 figures.tokens_per_second,
                 figures.model_tflops,
@@ -194,7 +198,7 @@ impl Page<'_> {
     /// Time by part, of steps that wait after each.
     fn parts(&self) -> Vec<String> {
         let widest =
-            self.outcomes.iter().map(|outcome| name(outcome.variant).chars().count()).max().unwrap_or(0);
+            self.outcomes.iter().map(|outcome| self.name(outcome).chars().count()).max().unwrap_or(0);
         let heads: String = Part::ALL.iter().map(|part| format!(" {:>10}", part.name())).collect();
         let mut lines = vec![
             "milliseconds of each part, of steps that wait for the device after it:".to_owned(),
@@ -203,14 +207,14 @@ impl Page<'_> {
         for outcome in &self.outcomes {
             let parts: String =
                 outcome.parts.iter().map(|seconds| format!(" {:>10.2}", seconds * 1e3)).collect();
-            lines.push(format!("{:widest$} {parts}", name(outcome.variant)));
+            lines.push(format!("{:widest$} {parts}", self.name(outcome)));
         }
         lines
     }
 
     fn peer_lines(&self) -> Vec<String> {
         let own = self.outcomes.first().map_or(f64::NAN, |outcome| self.figures(outcome).tokens_per_second);
-        let first = self.outcomes.first().map_or(String::new(), |outcome| name(outcome.variant));
+        let first = self.outcomes.first().map_or(String::new(), |outcome| self.name(outcome));
         let mut lines = vec![
             format!("peers, by this host's PyTorch; ours over theirs for \"{first}\":"),
             format!(
@@ -235,6 +239,25 @@ impl Page<'_> {
     }
 }
 
+impl Page<'_> {
+    /// A variant in a few words.
+    fn name(&self, outcome: &Outcome) -> String {
+        let Variant { dropout, deterministic, packing } = outcome.variant;
+        let mut name =
+            format!("dropout {dropout}, {}", if deterministic { "deterministic" } else { "any order" });
+        if packing {
+            name += ", packed";
+        }
+        if self.args.merge_delta && self.kind != Kind::Float {
+            name += ", merged";
+        }
+        if outcome.recompute {
+            name += &format!(", {:.0}% of blocks again", 100.0 * outcome.recomputed_share);
+        }
+        name
+    }
+}
+
 /// What is reckoned from a variant's seconds.
 struct Figures {
     tokens_per_second: f64,
@@ -245,12 +268,6 @@ struct Figures {
 
 fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
-}
-
-fn name(variant: Variant) -> String {
-    let Variant { dropout, deterministic, packing } = variant;
-    let order = if deterministic { "deterministic" } else { "any order" };
-    format!("dropout {dropout}, {order}{}", if packing { ", packed" } else { "" })
 }
 
 fn dtype(kind: Kind) -> &'static str {
