@@ -187,8 +187,7 @@ fn frozen(model: &Decoder, weights: &DecoderWeights, batch: &MicroBatch) {
     let Ok(head) = cross_entropy(&hidden, &norm, &mut WholeHead(&weights.head), &targets, 1024, normaliser);
     let mut upstream = head.grad.unwrap();
     while let Some((input, output)) = tape.pop() {
-        let root = (output * &upstream).sum(Kind::Float);
-        upstream = Tensor::run_backward(&[root], &[&input], false, false).remove(0);
+        upstream = torch_shim::gradients(&output, &upstream, &[&input]).unwrap().remove(0);
     }
 }
 
