@@ -184,7 +184,7 @@ fn run(args: &EvalArgs, comm: &dyn Communicator, stop: &AtomicBool) -> Result<Ex
     let numerics = torch_shim::Numerics { deterministic: true, tf32: false };
     let wanted = Wanted { device, comm: config::Comm::Mpi, share_gpu: args.share_gpu, numerics };
     let (torch_device, plane) = devices::take(wanted, comm)?;
-    let kernel_cache = crate::train::cache_folder().map(|folder| folder.join("kernels"));
+    let kernel_cache = crate::train::kernel_cache();
     let output = args.output.clone().unwrap_or_else(|| default_output(args, &sources));
     let made = output.parent().map_or(Ok(()), std::fs::create_dir_all);
     agree(

@@ -153,6 +153,11 @@ fn cache_dir() -> Option<PathBuf> {
     Some(cache_folder()?.join("tokens"))
 }
 
+/// Where compiled kernels are kept.
+pub fn kernel_cache() -> Option<PathBuf> {
+    Some(cache_folder()?.join("kernels"))
+}
+
 /// Our folder among the user's caches.
 pub fn cache_folder() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::PlanError;
 use crate::facts::{Facts, Training};
 use crate::parameters::Parameters;
-use crate::stage::Stage;
+use crate::stage::operations_a_token;
 
 /// The format that is read. A change that readers must know of changes its number.
 const FORMAT: &str = "gpart-dist bench step 1";
@@ -167,7 +167,10 @@ impl Measurement {
             && is_once(facts.training.dropout, facts.training.recomputes());
         let apply = if is_applied_once { variant.parts.apply } else { 0.0 };
         let while_measured = match same_shape {
-            true => variant.tokens_per_second * operations_a_token(facts)?,
+            true => {
+                let (linear, attention) = operations_a_token(&facts.model, facts.data.mean().0);
+                variant.tokens_per_second * (linear + attention)
+            }
             false => variant.model_tflops * 1e12,
         };
         let adapted = Parameters::new(&facts.model).adapted as f64 / self.shape.adapted.max(1) as f64;
@@ -210,13 +213,6 @@ impl Variant {
         let differing = settings.into_iter().filter(|(measured, planned, _)| measured != planned);
         differing.map(|(measured, _, names)| names[usize::from(measured)]).collect()
     }
-}
-
-/// Of the whole model by the formula of [`crate::Work`], at the run's mean length of rows.
-fn operations_a_token(facts: &Facts) -> Option<f64> {
-    let whole = Stage::all(&facts.model, 1).ok()?;
-    let (linear, attention) = whole.first()?.operations(facts.data.mean().0);
-    Some(linear + attention)
 }
 
 fn positive(what: &str, number: f64) -> Result<(), String> {

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::measure::number;
 use crate::shell::{Failure, Outcome, run_quietly, say, show};
 
 /// Learning rates: the demo's own, and the official default.
@@ -72,12 +73,6 @@ fn read(output: &Path) -> Outcome<Curve> {
         return Err(failed(&metrics, &"no losses"));
     }
     Ok(Curve { losses, seconds, theta })
-}
-
-/// The number after `"key":` of a line of metrics.
-fn number(line: &str, key: &str) -> Option<f64> {
-    let (_, rest) = line.split_once(&format!("\"{key}\":"))?;
-    rest.split([',', '}']).next()?.trim().parse().ok()
 }
 
 /// The numbers of a safetensors file with one float32 tensor: header length (u64), header, numbers.

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::measure::median;
+use crate::measure::{median, number};
 use crate::setup::Machine;
 use crate::shell::{Failure, Outcome, display, run_quietly, say, show};
 
@@ -92,10 +92,8 @@ fn steps_of(
     }
 }
 
-/// The number after `"step_seconds":` of a line of metrics.
 fn step_seconds(line: &str) -> Option<f64> {
-    let (_, rest) = line.split_once("\"step_seconds\":")?;
-    rest.split([',', '}']).next()?.trim().parse().ok()
+    number(line, "step_seconds")
 }
 
 fn table(times: &[Vec<f64>], recompute: bool) -> String {

@@ -237,8 +237,8 @@ fn copy(executor: &Scoped, from: &[f32], to: &mut [f32]) {
 #[cfg(feature = "cuda")]
 fn on_cuda(args: &KernelsArgs) -> Result<Vec<Table>, Box<dyn Diagnostic>> {
     use projection::cuda::{CudaKernels, ImageCache, NoCache, bench};
-    let images: Box<dyn ImageCache> = match crate::train::cache_folder() {
-        Some(folder) => Box::new(trainer::ImageFolder::new(folder.join("kernels"))),
+    let images: Box<dyn ImageCache> = match crate::train::kernel_cache() {
+        Some(folder) => Box::new(trainer::ImageFolder::new(folder)),
         None => Box::new(NoCache),
     };
     let kernels = CudaKernels::new(0, &trainer::nvrtc_folders(), &*images).map_err(boxed)?;

@@ -91,7 +91,7 @@ impl<'a> Bench<'a> {
         if self.args.merge_delta {
             overlay.merge();
         }
-        let cache = crate::train::cache_folder().map(|folder| folder.join("kernels"));
+        let cache = crate::train::kernel_cache();
         let map = trainer::device_map(device, &self.partition, 0..space.total(), cache.as_deref());
         if let Some(map) = map.map_err(boxed)? {
             overlay.compute_with(map);
